@@ -1,0 +1,1 @@
+"""The edge: a composed configuration is checked here, and becomes objects here and nowhere else."""

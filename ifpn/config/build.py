@@ -1,0 +1,68 @@
+"""The one place where a configuration becomes objects."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf
+
+if TYPE_CHECKING:
+    from torch import nn
+
+
+def build_detector(cfg: DictConfig, num_classes: int) -> nn.Module:
+    """backbone -> neck -> detector, from the groups of a resolved configuration.
+
+    The sizes that rooms need of each other (channels of the backbone, number of classes of the data) are passed here,
+    so that no part of the configuration repeats another.
+    """
+    from torchvision.models.detection.transform import GeneralizedRCNNTransform
+
+    from ifpn.detectors import Body
+
+    detector, in_levels, extra_levels = _without(cfg.detector, "in_levels", "extra_levels")
+    neck, channels = _without(cfg.neck, "channels")
+    backbone = instantiate(cfg.backbone)
+    body = Body.build(
+        backbone,
+        instantiate(neck),
+        in_levels=list(in_levels),
+        channels=channels,
+        extra_levels=extra_levels,
+    )
+    transform = GeneralizedRCNNTransform(
+        min_size=tuple(cfg.schedule.min_size),
+        max_size=cfg.schedule.max_size,
+        image_mean=list(backbone.image_mean),
+        image_std=list(backbone.image_std),
+    )
+    built: nn.Module = instantiate(detector)(body=body, num_classes=num_classes, transform=transform)
+    return built
+
+
+def rebuild_detector(config: Mapping[str, Any], num_classes: int) -> nn.Module:
+    """The detector of a checkpoint, without fetching the ImageNet weights that its own will replace.
+
+    Raises:
+        ConfigError: the stored configuration names a class outside the allowed packages.
+    """
+    from ifpn.config.targets import check_targets
+
+    cfg = OmegaConf.create(dict(config))
+    check_targets(cfg)
+    cfg.backbone.weights = "none"
+    return build_detector(cfg, num_classes)
+
+
+def build_list(group: DictConfig | None) -> list[Any]:
+    """The objects of a group of named entries (callbacks, loggers), empty entries left out."""
+    return [instantiate(node) for node in (group or {}).values() if node]
+
+
+def _without(node: DictConfig, *keys: str) -> tuple[Any, ...]:
+    """A copy of `node` without `keys`, followed by their values (None where absent)."""
+    copy = OmegaConf.create(OmegaConf.to_container(node))
+    assert isinstance(copy, DictConfig)
+    return copy, *(copy.pop(key, None) for key in keys)

@@ -1,0 +1,113 @@
+"""The command line: Hydra composes, and what a user got wrong comes back as one sentence, not a traceback."""
+
+from __future__ import annotations
+
+import difflib
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import hydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import HydraException, InstantiationException, MissingConfigException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from ifpn.config.errors import ConfigError
+
+CONF = Path(__file__).resolve().parents[2] / "conf"
+# For developers: tracebacks instead of sentences.
+TRACEBACK_SWITCH = "IFPN_TRACEBACK"
+
+
+def command(config_name: str) -> Callable[[Callable[[DictConfig], None]], Callable[[], None]]:
+    """Decorate `main(cfg)`: compose `conf/<config_name>.yaml` with the command line, check it, run.
+
+    The configuration that `main` gets is resolved (no interpolation left) and checked; `run_dir` is absolute.
+    Exit status 2 for an error of the user, which is printed as one paragraph on stderr.
+    """
+
+    def decorate(main: Callable[[DictConfig], None]) -> Callable[[], None]:
+        @hydra.main(version_base="1.3", config_path=str(CONF), config_name=config_name)
+        def composed(cfg: DictConfig) -> None:
+            main(checked(cfg, list(HydraConfig.get().overrides.task)))
+
+        def run() -> None:
+            # Hydra then lets its exceptions through, so that they can be told in our words.
+            os.environ["HYDRA_FULL_ERROR"] = "1"
+            try:
+                composed()
+            except (HydraException, OmegaConfBaseException, ConfigError) as error:
+                if os.environ.get(TRACEBACK_SWITCH) == "1":
+                    raise
+                print(f"error: {sentence(error)}", file=sys.stderr)
+                sys.exit(2)
+
+        return run
+
+    return decorate
+
+
+def checked(cfg: DictConfig, overrides: list[str]) -> DictConfig:
+    """Resolve the configuration and refuse what cannot work, before anything is built."""
+    from ifpn.config.rules import check_rules
+    from ifpn.config.targets import check_targets
+
+    # In a sweep every job has its own folder, which only Hydra knows.
+    if "run_dir" in cfg:
+        cfg.run_dir = HydraConfig.get().runtime.output_dir
+    container = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=False)
+    resolved = OmegaConf.create(container)
+    assert isinstance(resolved, DictConfig)
+    check_rules(resolved, overrides, choices())
+    check_targets(resolved)
+    return resolved
+
+
+def choices() -> dict[str, str | None]:
+    """Which option of each group was chosen: {"neck": "implicit", ...}."""
+    return dict(HydraConfig.get().runtime.choices)
+
+
+def sentence(error: BaseException) -> str:
+    """An error of Hydra, OmegaConf or ours in one short paragraph that names what is allowed."""
+    if isinstance(error, ConfigError):
+        return str(error)
+    if isinstance(error, MissingConfigException):
+        return _missing_option(error)
+    cause = error.__cause__ if isinstance(error.__cause__, OmegaConfBaseException) else error
+    if isinstance(cause, OmegaConfBaseException) and "is not in struct" in str(cause):
+        return _unknown_key(cause)
+    if isinstance(error, InstantiationException) and error.__cause__ is not None:
+        return f"{error.__cause__} (while building {_last_line(error)})"
+    return " ".join(str(error).split())
+
+
+def _missing_option(error: MissingConfigException) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    options = [line for line in (error.options or []) if line] if error.options else []
+    wanted = error.missing_cfg_file or ""
+    group, _, name = wanted.rpartition("/")
+    close = difflib.get_close_matches(name, options, n=1)
+    hint = f" Did you mean {group}={close[0]}?" if close else ""
+    if not options:
+        return " ".join(lines)
+    return f"{group}={name} does not exist. Allowed: {', '.join(sorted(options))}.{hint}"
+
+
+def _unknown_key(cause: OmegaConfBaseException) -> str:
+    full_key = str(getattr(cause, "full_key", "") or "")
+    parent_path, _, key = full_key.rpartition(".")
+    parent: Any = getattr(cause, "parent_node", None)
+    allowed = [str(k) for k in parent if not str(k).startswith("_")] if isinstance(parent, DictConfig) else []
+    close = difflib.get_close_matches(key, allowed, n=1)
+    hint = f" Did you mean {close[0]}?" if close else ""
+    where = f"'{parent_path}'" if parent_path else "the configuration"
+    return f"{full_key} does not exist. {where} has: {', '.join(allowed)}.{hint}"
+
+
+def _last_line(error: BaseException) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[-1].removeprefix("full_key: ") if lines else type(error).__name__

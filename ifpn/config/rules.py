@@ -1,0 +1,192 @@
+"""What each setting may be, and which choices have no meaning together. Checked before anything is built."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from ifpn.config.errors import ConfigError
+
+Check = Callable[[Any], bool]
+
+# Necks that solve for a fixed point, and necks that are made of cross-scale blocks.
+SOLVING_NECKS = ("implicit", "mdeq")
+BLOCK_NECKS = ("implicit", "stack")
+
+
+@dataclass(frozen=True)
+class Allowed:
+    """A test of a value, and the words that tell a user what passes it."""
+
+    words: str
+    test: Check
+
+
+def whole(low: int, high: int | None = None) -> Allowed:
+    words = f"a whole number, {low} or more" if high is None else f"a whole number from {low} to {high}"
+    return Allowed(words, lambda v: _is_int(v) and v >= low and (high is None or v <= high))
+
+
+def number(low: float, high: float = math.inf, *, open_low: bool = False) -> Allowed:
+    above = f"above {low:g}" if open_low else f"{low:g} or more"
+    words = f"a number {above}" if high == math.inf else f"a number {above}, at most {high:g}"
+    return Allowed(words, lambda v: _is_number(v) and v <= high and (v > low if open_low else v >= low))
+
+
+def one_of(*values: object) -> Allowed:
+    return Allowed(f"one of {', '.join(map(str, values))}", lambda v: v in values and type(v) in map(type, values))
+
+
+def optional(allowed: Allowed) -> Allowed:
+    return Allowed(f"{allowed.words}, or null", lambda v: v is None or allowed.test(v))
+
+
+def list_of(allowed: Allowed) -> Allowed:
+    def test(v: Any) -> bool:
+        return isinstance(v, Sequence) and not isinstance(v, str) and len(v) > 0 and all(map(allowed.test, v))
+
+    return Allowed(f"a list ([a, b]) of {allowed.words}", test)
+
+
+def _is_int(v: Any) -> bool:
+    return isinstance(v, int) and not isinstance(v, bool)
+
+
+def _is_number(v: Any) -> bool:
+    return isinstance(v, int | float) and not isinstance(v, bool) and math.isfinite(v)
+
+
+SWITCH = Allowed("true or false", lambda v: isinstance(v, bool))
+EVALS = whole(1, 1000)
+
+RULES: dict[str, Allowed] = {
+    "seed": whole(0, 2**31 - 1),
+    "solver.train_evals": EVALS,
+    "solver.test_evals": EVALS,
+    "solver.steps": whole(0, 1000),
+    "solver.rtol": number(0, 1),
+    "solver.atol": number(0),
+    "solver.backward.max_vjps": EVALS,
+    "solver.backward.rtol": number(0, 1),
+    "solver.backward.steps": EVALS,
+    "solver.backward.tau": number(0, 1, open_low=True),
+    "solver.forward.alpha": number(0, 2, open_low=True),
+    "solver.forward.beta": number(0, 2, open_low=True),
+    "solver.forward.tau": number(0, 2, open_low=True),
+    "solver.forward.m": whole(1, 50),
+    "neck.channels": whole(1, 4096),
+    "neck.residual_block": SWITCH,
+    "neck.weight_norm": SWITCH,
+    "neck.output_norm": SWITCH,
+    "neck.dropout": number(0, 0.9),
+    "neck.jacobian_penalty": number(0),
+    "neck.repeats": whole(1, 100),
+    "detector.extra_levels": one_of("p5", "c5", "none"),
+    "schedule.optimizer.lr": number(0, open_low=True),
+    "schedule.optimizer.weight_decay": number(0),
+    "schedule.norm_weight_decay": number(0),
+    "schedule.curve.gamma": number(0, 1, open_low=True),
+    "schedule.curve.warmup_steps": whole(0),
+    "schedule.curve.warmup_factor": number(0, 1),
+    "schedule.curve.final_factor": number(0, 1),
+    "schedule.curve.milestones": list_of(whole(1)),
+    "schedule.max_steps": optional(whole(1)),
+    "schedule.max_epochs": optional(whole(1)),
+    "schedule.batch_size": whole(1, 4096),
+    "schedule.base_batch_size": whole(1),
+    "schedule.scaling": one_of("linear", "none"),
+    "schedule.gradient_clip": optional(number(0, open_low=True)),
+    "schedule.val_every": optional(whole(1)),
+    "schedule.min_size": list_of(whole(32, 8192)),
+    "schedule.max_size": whole(32, 16384),
+    "detector.num_convs": whole(0, 16),
+    "detector.score_threshold": number(0, 1),
+    "detector.nms_threshold": number(0, 1),
+    "detector.top_k": whole(1),
+    "detector.max_detections": whole(1),
+    "trainer.accumulate_grad_batches": whole(1),
+    "trainer.log_every_n_steps": whole(1),
+    "trainer.num_nodes": whole(1),
+    "callbacks.run_report.samples": whole(1, 64),
+    "callbacks.run_report.score_threshold": number(0, 1),
+    "score_threshold": number(0, 1),
+}
+
+
+def check_rules(cfg: DictConfig, overrides: Sequence[str], choices: Mapping[str, str | None]) -> None:
+    """Raise ConfigError for the first value outside its allowed set, a missing value, or a choice without meaning."""
+    _check_missing(cfg)
+    for path, allowed in RULES.items():
+        value = _plain(OmegaConf.select(cfg, path, default=_ABSENT))
+        if value is not _ABSENT and not allowed.test(value):
+            raise ConfigError(f"{path}={_shown(value)} is not allowed: it must be {allowed.words}.")
+    _check_choices(overrides, choices)
+    if "schedule" in cfg and "max_steps" in cfg.schedule:
+        _check_schedule(cfg.schedule)
+
+
+_ABSENT = object()
+
+
+def _plain(value: Any) -> Any:
+    return OmegaConf.to_container(value) if OmegaConf.is_config(value) else value
+
+
+def _shown(value: Any) -> str:
+    return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _check_missing(cfg: DictConfig) -> None:
+    missing = sorted(str(key) for key in OmegaConf.missing_keys(cfg))
+    if missing:
+        example = {"data.root": "data.root=~/my_dataset (a folder with images and COCO-format annotations)"}
+        raise ConfigError(
+            f"{missing[0]} has no value: give it on the command line, {example.get(missing[0], missing[0] + '=…')}."
+        )
+
+
+def _named(overrides: Sequence[str], group: str) -> str | None:
+    """The override that chose or changed `group`, as typed, or None."""
+    for text in overrides:
+        key = text.partition("=")[0].lstrip("+~")
+        if key == group or key.startswith(f"{group}."):
+            return text
+    return None
+
+
+def _check_choices(overrides: Sequence[str], choices: Mapping[str, str | None]) -> None:
+    neck = choices.get("neck")
+    typed = _named(overrides, "solver")
+    if typed and neck is not None and neck not in SOLVING_NECKS:
+        raise ConfigError(
+            f"{typed} has no meaning with neck={neck}, which solves no fixed point: "
+            f"leave it out, or choose neck={' or neck='.join(SOLVING_NECKS)}."
+        )
+    typed = _named(overrides, "csc")
+    if typed and neck is not None and neck not in BLOCK_NECKS:
+        raise ConfigError(
+            f"{typed} has no meaning with neck={neck}, which contains no exchangeable cross-scale block: "
+            f"leave it out, or choose neck={' or neck='.join(BLOCK_NECKS)}."
+        )
+    if neck == "stack" and choices.get("csc") == "none":
+        raise ConfigError("csc=none with neck=stack is a stack of nothing: choose neck=none, or another csc.")
+
+
+def _check_schedule(schedule: DictConfig) -> None:
+    if (schedule.max_steps is None) == (schedule.max_epochs is None):
+        raise ConfigError(
+            f"schedule.max_steps={_shown(schedule.max_steps)} and schedule.max_epochs={_shown(schedule.max_epochs)}: "
+            "exactly one of the two must be a number and the other null."
+        )
+    if max(schedule.min_size) > schedule.max_size:
+        raise ConfigError(
+            f"schedule.min_size={list(schedule.min_size)} exceeds schedule.max_size={schedule.max_size}: "
+            "the first is the shorter side of the network's input, the second bounds the longer one."
+        )
+    milestones = schedule.curve.get("milestones")
+    if milestones is not None and list(milestones) != sorted(set(milestones)):
+        raise ConfigError(f"schedule.curve.milestones={list(milestones)} must increase.")

@@ -1,0 +1,28 @@
+"""No cross-scale connection (paper Table 3 without CSC, Table 4 "no CSC")."""
+
+from torch import Tensor, nn
+
+from ifpn.csc.init import check_levels, check_sizes
+
+
+class NoFusion(nn.Module):
+    """O_i = Z_i: no level sees another, and the block has no parameters.
+
+    Inside an implicit G this leaves P = R(P + B), which has no fixed point at random initialisation: the
+    shortcut of R makes it P = P + B + f(P + B), and the state drifts by about ||B|| in each evaluation. The
+    solver then returns its best iterate; a GroupNorm on G's output keeps the state bounded.
+
+    Args:
+        channels: C of every level.
+        num_levels: number of levels L.
+    """
+
+    def __init__(self, channels: int, num_levels: int) -> None:
+        super().__init__()
+        check_sizes("NoFusion", channels, num_levels)
+        self.num_levels = num_levels
+
+    def forward(self, levels: list[Tensor]) -> list[Tensor]:
+        """Levels (N, C, H_l, W_l), fine to coarse, in and out."""
+        check_levels("NoFusion", levels, self.num_levels)
+        return list(levels)

@@ -1,0 +1,27 @@
+"""Changing a level's size without parameters. Every size is a target size, never a factor: 25 -> 13 -> 7."""
+
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def size_of(x: Tensor) -> tuple[int, int]:
+    """(H, W) of a tensor (..., H, W)."""
+    return int(x.shape[-2]), int(x.shape[-1])
+
+
+def nearest(x: Tensor, size: tuple[int, int]) -> Tensor:
+    """Nearest-neighbour up-sampling of (N, C, h, w) to ``size``; the same tensor if it has that size."""
+    return x if size_of(x) == size else F.interpolate(x, size=size, mode="nearest")
+
+
+def max_pool_to(x: Tensor, size: tuple[int, int], kernel: tuple[int, int], fill: float) -> Tensor:
+    """Max-pooling of (N, C, h, w) to ``size``, stride = kernel, padded with ``fill`` to ``size * kernel``.
+
+    The padding is shared between both sides, the odd row or column at the end. ``fill=-inf`` leaves the
+    border out of the maximum (TensorFlow's SAME).
+    """
+    (h, w), (rows, columns) = size_of(x), size
+    down, right = max(0, rows * kernel[0] - h), max(0, columns * kernel[1] - w)
+    if down or right:
+        x = F.pad(x, (right // 2, right - right // 2, down // 2, down - down // 2), value=fill)
+    return F.max_pool2d(x, kernel_size=kernel, stride=kernel)

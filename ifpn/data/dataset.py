@@ -1,0 +1,182 @@
+"""Images with their boxes, one at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from ifpn.data.annotations import CocoAnnotations
+from ifpn.data.augment import Augment
+from ifpn.data.decode import MAX_PIXELS, SUFFIXES, BadImage, MissingImage, decode_image
+from ifpn.data.defects import DataError
+from ifpn.data.layout import locate
+
+Target = dict[str, Tensor | int]
+Item = tuple[Tensor, Target]
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How image files are read.
+
+    on_bad_image: "refuse" stops at a missing, broken or wrongly sized image; "skip" goes on without it
+    max_bad:      with "skip", how many different images may be bad before it is refused after all
+    max_pixels:   largest width * height that is decoded
+    """
+
+    on_bad_image: str = "refuse"
+    max_bad: int = 100
+    max_pixels: int = MAX_PIXELS
+
+    def __post_init__(self) -> None:
+        if self.on_bad_image not in ("refuse", "skip"):
+            raise ValueError(f"data.reading.on_bad_image={self.on_bad_image!r}: allowed are refuse, skip")
+        if self.max_bad < 0:
+            raise ValueError(f"data.reading.max_bad={self.max_bad}: allowed are numbers from 0 on")
+        limit = Image.MAX_IMAGE_PIXELS or MAX_PIXELS
+        if not 1 <= self.max_pixels <= limit:
+            raise ValueError(
+                f"data.reading.max_pixels={self.max_pixels}: allowed are 1 to {limit} (Pillow's limit)"
+            )
+
+
+class CocoDataset(Dataset[Item]):
+    """The images of an annotation file: item = (image (3, H, W) uint8 RGB, target).
+
+    target: boxes (M, 4) float32 xyxy in pixels of this image, labels (M,) int64 from 0, image_id (int,
+            official).
+    A key is an index, or (k, index) as ResumableBatchSampler yields it: augmentation depends on (seed, k,
+    index) alone.
+
+    With `Reading("skip")` an unreadable training image is replaced by the next readable one; in validation
+    (`augment=None`) it is replaced by a grey image of its size under its own id, so that its boxes count as
+    missed and no image counts twice.
+    """
+
+    def __init__(
+        self,
+        annotations: CocoAnnotations,
+        folder: Path,
+        *,
+        boundary: Path | None = None,
+        images: NDArray[np.int64] | None = None,
+        augment: Augment | None = None,
+        seed: int = 0,
+        reading: Reading | None = None,
+    ) -> None:
+        self.annotations, self.folder, self.boundary = annotations, folder, boundary
+        self.images = np.arange(len(annotations)) if images is None else images
+        self.augment, self.seed = augment, seed
+        self.reading = Reading() if reading is None else reading
+        # one byte per image, shared, so that the count holds over all workers
+        self._bad = torch.zeros(len(self.images), dtype=torch.uint8).share_memory_()  # type: ignore[no-untyped-call]
+
+    def __len__(self) -> int:
+        """Number of images served."""
+        return len(self.images)
+
+    def __getitem__(self, key: int | tuple[int, int]) -> Item:
+        """Item `index`, or (k, index); raises BadImage for an image that the reading rules refuse."""
+        k, index = key if isinstance(key, tuple) else (0, key)
+        image, served = self._read(index)
+        i = int(self.images[served])
+        xyxy, label = self.annotations.boxes(i)
+        boxes, labels = torch.from_numpy(xyxy.copy()), torch.from_numpy(label.astype(np.int64))
+        if self.augment is not None:
+            image, boxes, labels = self.augment(image, boxes, labels, (self.seed, k, index))
+        return image, {"boxes": boxes, "labels": labels, "image_id": int(self.annotations.image_ids[i])}
+
+    def wide(self) -> NDArray[np.int64]:
+        """Aspect-ratio group of each image: 0 if wider than high, else 1 (as detection recipes do)."""
+        size = self.annotations.sizes[self.images]
+        return np.where(size[:, 0] > size[:, 1], 0, 1)
+
+    def bad_images(self) -> list[int]:
+        """Ids of the images found unreadable so far, by any worker."""
+        found = np.flatnonzero(self._bad.numpy())
+        return [int(v) for v in self.annotations.image_ids[self.images[found]]]
+
+    def decode(self, index: int) -> Tensor:
+        """Pixels (3, H, W) uint8 of item `index`; raises BadImage naming the image's id."""
+        i = int(self.images[index])
+        width, height = (int(v) for v in self.annotations.sizes[i])
+        try:
+            path = locate(self.folder, self.annotations.file_name(i), self.boundary)
+            return decode_image(path, max_pixels=self.reading.max_pixels, annotated_size=(width, height))
+        except (FileNotFoundError, MissingImage) as error:
+            raise MissingImage(
+                f"image {self.annotations.image_ids[i]} of {self.annotations.path}: {error}"
+            ) from error
+        except (OSError, ValueError) as error:  # BadImage and DataError are ValueErrors
+            raise BadImage(
+                f"image {self.annotations.image_ids[i]} of {self.annotations.path}: {error}"
+            ) from error
+
+    def _read(self, index: int) -> tuple[Tensor, int]:
+        """Pixels of item `index` and the number of the item they come from."""
+        tries = 1 + min(self.reading.max_bad, len(self) - 1)
+        for served in ((index + step) % len(self) for step in range(tries)):
+            try:
+                return self.decode(served), served
+            except BadImage as error:
+                self._count(served, error)
+                if self.augment is None:
+                    width, height = (int(v) for v in self.annotations.sizes[self.images[served]])
+                    return torch.full((3, height, width), 127, dtype=torch.uint8), served
+        raise BadImage(
+            f"{tries} images in a row are unreadable, from image {index} of {self.annotations.path} on"
+        )
+
+    def _count(self, index: int, error: BadImage) -> None:
+        if self.reading.on_bad_image == "refuse":
+            raise BadImage(f"{error}. Leave such images out with data.reading.on_bad_image=skip") from error
+        self._bad[index] = 1
+        count = int(self._bad.sum())
+        if count > self.reading.max_bad:
+            raise BadImage(
+                f"{error}. With it {count} images are unreadable, "
+                f"and data.reading.max_bad={self.reading.max_bad} allows fewer"
+            ) from error
+
+
+class ImageFolder(Dataset[tuple[Path, Tensor]]):
+    """One image file, or a folder's image files in the order of their names, of any size, upright.
+
+    Item = (path, image (3, H, W) uint8 RGB). Raises DataError if there is no image, BadImage on reading an
+    unreadable one.
+    """
+
+    def __init__(self, source: str | Path, *, max_pixels: int = MAX_PIXELS) -> None:
+        path = Path(source).expanduser()
+        if path.is_dir():
+            self.files = sorted(f for f in path.iterdir() if f.suffix.lower() in SUFFIXES and f.is_file())
+        else:
+            self.files = [path] if path.is_file() else []
+        if not self.files:
+            what = "has no image files" if path.is_dir() else "does not exist"
+            raise DataError(
+                f"source={source} {what}. Give an image or a folder of images ({', '.join(SUFFIXES)})"
+            )
+        self.max_pixels = max_pixels
+
+    def __len__(self) -> int:
+        """Number of images."""
+        return len(self.files)
+
+    def __getitem__(self, index: int) -> tuple[Path, Tensor]:
+        """Image number `index`."""
+        path = self.files[index]
+        return path, decode_image(path, max_pixels=self.max_pixels)
+
+
+def collate(batch: Sequence[Item]) -> tuple[list[Tensor], list[Target]]:
+    """Images of different sizes cannot be stacked: a list of images and a list of targets."""
+    return [image for image, _ in batch], [target for _, target in batch]

@@ -1,0 +1,318 @@
+"""The data module: a COCO-format folder in, batches for training and validation out."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from pytorch_lightning import LightningDataModule
+from torch.utils.data import DataLoader
+
+from ifpn.data.annotations import Categories, CocoAnnotations, load_annotations
+from ifpn.data.augment import Augment
+from ifpn.data.check import quick_check
+from ifpn.data.dataset import CocoDataset, Item, Reading, collate
+from ifpn.data.defects import DataError, Policy
+from ifpn.data.layout import SplitPaths, choose_folder, find_split
+from ifpn.data.sampler import ResumableBatchSampler, ShardSampler
+
+log = logging.getLogger(__name__)
+
+
+class DetectionData(LightningDataModule):
+    """Training and validation data of a COCO-format folder (layouts: `ifpn.data.layout.find_split`).
+
+    root:       the folder; relative paths start at the working directory
+    batch_size: images per device and batch
+    seed:       of order and augmentation; batch k is a function of (seed, k, rank, world size) and nothing
+                else
+    workers:    loader processes per device; their number changes no result
+    generate:   called with the folder before it is read, e.g. to draw the built-in data (`ifpn.data.Shapes`)
+    train_annotations, train_images, val_annotations, val_images: explicit paths, relative to root
+    train_empty_images: whether images without usable boxes are trained on
+    group_by_aspect:    batches of wide, and of not wide, images
+    drop_last:          see ResumableBatchSampler
+    follow_links:       whether links may lead out of the folder
+    check:              whether missing files and wrong sizes are looked for before training (seconds)
+
+    The Trainer must be made with `use_distributed_sampler=False`: the samplers here know about ranks.
+    """
+
+    def __init__(
+        self,
+        root: str | Path,
+        *,
+        batch_size: int,
+        seed: int,
+        workers: int = 2,
+        generate: Callable[[Path], object] | None = None,
+        augment: Augment | None = None,
+        policy: Policy | None = None,
+        reading: Reading | None = None,
+        train_annotations: str | None = None,
+        train_images: str | None = None,
+        val_annotations: str | None = None,
+        val_images: str | None = None,
+        train_empty_images: bool = False,
+        group_by_aspect: bool = True,
+        drop_last: bool = True,
+        follow_links: bool = False,
+        check: bool = True,
+    ) -> None:
+        super().__init__()
+        if batch_size < 1 or workers < 0 or seed < 0:
+            raise ValueError(
+                f"data.batch_size={batch_size}, data.workers={workers}, seed={seed}: allowed are "
+                "batch_size from 1 on, workers and seed from 0 on"
+            )
+        self.root = Path(root).expanduser()
+        self.batch_size, self.seed, self.workers = batch_size, seed, workers
+        self.generate = generate
+        self.augment = Augment() if augment is None else augment
+        self.policy = Policy() if policy is None else policy
+        self.reading = Reading() if reading is None else reading
+        self.train_annotations, self.train_images = train_annotations, train_images
+        self.val_annotations, self.val_images = val_annotations, val_images
+        self.train_empty_images, self.group_by_aspect = train_empty_images, group_by_aspect
+        self.drop_last, self.follow_links, self.check = drop_last, follow_links, check
+        self.train_sampler: ResumableBatchSampler | None = None
+        self._position: int | Callable[[], int] = 0
+        self._categories: Categories | None = None
+        self._train: CocoDataset | None = None
+        self._val: CocoDataset | None = None
+
+    def __str__(self) -> str:
+        """One line: the folder, and what has been read of it."""
+        parts = [
+            f"{name} {len(data)} images"
+            for name, data in (("train", self._train), ("val", self._val))
+            if data
+        ]
+        return f"{self.root} ({', '.join([*parts, f'{self.num_classes} classes'])})"
+
+    # ---- classes
+
+    @property
+    def categories(self) -> Categories:
+        """Classes of the training file (of the validation file if there is no training file)."""
+        if self._categories is None:
+            try:
+                self._paths("train")
+            except DataError:
+                if self.train_annotations is not None:
+                    raise
+                self._categories = self.val_dataset.annotations.categories
+            else:
+                self._categories = self.train_dataset.annotations.categories
+        return self._categories
+
+    def use_categories(self, category_ids: list[int], class_names: list[str]) -> None:
+        """Use these classes (of a checkpoint); the training file then need not be read, or exist."""
+        if len(category_ids) != len(class_names) or sorted(set(category_ids)) != list(category_ids):
+            raise ValueError(
+                f"category_ids={category_ids}, class_names={class_names}: "
+                "allowed are increasing ids, one name each"
+            )
+        if self._train is not None or self._val is not None:
+            raise RuntimeError("use_categories must be called before any data is read")
+        self._categories = Categories(tuple(category_ids), tuple(class_names))
+
+    @property
+    def num_classes(self) -> int:
+        """Number of classes K; labels are 0..K-1."""
+        return len(self.categories.ids)
+
+    @property
+    def class_names(self) -> list[str]:
+        """Names of classes 0..K-1."""
+        return list(self.categories.names)
+
+    @property
+    def category_ids(self) -> list[int]:
+        """Official category ids of classes 0..K-1."""
+        return list(self.categories.ids)
+
+    # ---- data
+
+    def prepare_data(self) -> None:
+        """Draw the built-in data if that is what this is: once per machine, before anything reads it."""
+        if self.generate is not None:
+            self.generate(self.root)
+
+    def setup(self, stage: str | None = None) -> None:
+        """Read the annotation files a stage needs ("fit", "validate", "test"; None = all); check them."""
+        if stage in (None, "fit"):
+            self._announce("train", self.train_dataset)
+        if stage in (None, "fit", "validate", "test"):
+            self._announce("val", self.val_dataset)
+
+    @property
+    def train_dataset(self) -> CocoDataset:
+        """Training images, augmented; without boxes only if `train_empty_images`."""
+        if self._train is None:
+            paths = self._paths("train")
+            annotations = load_annotations(paths.annotations, policy=self.policy, categories=self._categories)
+            images = np.arange(len(annotations))
+            if not self.train_empty_images:
+                images = np.flatnonzero(annotations.boxes_per_image() > 0)
+            if len(images) == 0:
+                raise DataError(
+                    f"{paths.annotations} has no image with a usable box: there is nothing to train on"
+                )
+            self._train = self._dataset(annotations, paths, images, self.augment)
+        return self._train
+
+    @property
+    def val_dataset(self) -> CocoDataset:
+        """All validation images, each once, as they are."""
+        if self._val is None:
+            paths = self._paths("val")
+            known = self._categories
+            if known is None and self._has_train():
+                known = self.train_dataset.annotations.categories
+            annotations = load_annotations(
+                paths.annotations, policy=self.policy, categories=known, boxes_required=False
+            )
+            self._val = self._dataset(annotations, paths, np.arange(len(annotations)), None)
+        return self._val
+
+    @property
+    def val_annotation_file(self) -> Path:
+        """The validation annotation file as the user wrote it."""
+        return self._paths("val").annotations
+
+    def val_ground_truth(self) -> dict[str, list[dict[str, Any]]]:
+        """The checked validation ground truth for pycocotools, official ids, crowd regions included."""
+        return self.val_dataset.annotations.to_coco()
+
+    def _has_train(self) -> bool:
+        try:
+            self._paths("train")
+        except DataError:
+            return False
+        return True
+
+    def _paths(self, split: str) -> SplitPaths:
+        self.prepare_data()  # a glance if the data is there; classes are asked for before any Trainer exists
+        annotations, images = (
+            (self.train_annotations, self.train_images)
+            if split == "train"
+            else (self.val_annotations, self.val_images)
+        )
+        return find_split(
+            self.root, split, annotations=annotations, images=images, follow_links=self.follow_links
+        )
+
+    def _dataset(
+        self,
+        annotations: CocoAnnotations,
+        paths: SplitPaths,
+        images: np.ndarray[Any, Any],
+        augment: Augment | None,
+    ) -> CocoDataset:
+        names = (annotations.file_name(i) for i in range(min(50, len(annotations))))
+        return CocoDataset(
+            annotations,
+            choose_folder(paths, names),
+            boundary=paths.boundary,
+            images=images,
+            augment=augment,
+            seed=self.seed,
+            reading=self.reading,
+        )
+
+    def _announce(self, split: str, data: CocoDataset) -> None:
+        found = data.annotations
+        log.info(
+            "%s: %d of %d images, %d usable boxes, %d crowd regions, %d classes (%s)",
+            split,
+            len(data),
+            len(found),
+            int(found.usable.sum()),
+            int(found.crowd.sum()),
+            len(found.categories.ids),
+            found.path,
+        )
+        for kind, count in found.log.counts.items():
+            example = next(d for d in found.log.defects if d.kind == kind)
+            log.warning(
+                "%s: %d x %s -> %s, e.g. %s", found.path, count, kind, self.policy.action(kind), example
+            )
+        if self.check:
+            quick_check(data)
+
+    # ---- loaders
+
+    @property
+    def position(self) -> int:
+        """Absolute number of the training batch with which the next epoch, or the rest of one, begins.
+
+        May be set to a number, or to a function that is asked whenever an iteration begins.
+        """
+        if self.train_sampler is not None:
+            return self.train_sampler.first_batch
+        return self._position() if callable(self._position) else self._position
+
+    @position.setter
+    def position(self, k: int | Callable[[], int]) -> None:
+        if not callable(k) and k < 0:
+            raise ValueError(f"position={k}: allowed are batch numbers from 0 on")
+        self._position = k
+        if self.train_sampler is not None:
+            self.train_sampler.first_batch = k
+
+    def _ranks(self) -> tuple[int, int]:
+        trainer = self.trainer
+        return (0, 1) if trainer is None else (trainer.global_rank, trainer.world_size)
+
+    def batches_per_epoch(self, world_size: int) -> int:
+        """Training batches of every rank in an epoch."""
+        return len(self._sampler(0, world_size))
+
+    def _sampler(self, rank: int, world_size: int) -> ResumableBatchSampler:
+        data = self.train_dataset
+        return ResumableBatchSampler(
+            len(data),
+            self.batch_size,
+            seed=self.seed,
+            rank=rank,
+            world_size=world_size,
+            groups=data.wide() if self.group_by_aspect else None,
+            drop_last=self.drop_last,
+        )
+
+    def train_dataloader(self) -> DataLoader[Item]:
+        """Training batches from `position` on; `len` is that of a whole epoch."""
+        rank, world_size = self._ranks()
+        data = self.train_dataset
+        self.train_sampler = self._sampler(rank, world_size)
+        self.train_sampler.first_batch = self._position
+        return DataLoader(
+            data,
+            batch_sampler=self.train_sampler,
+            collate_fn=collate,
+            num_workers=self.workers,
+            persistent_workers=self.workers > 0,
+            pin_memory=torch.cuda.is_available(),
+            generator=torch.Generator(),  # its own: making an iterator must not draw from the global one
+        )
+
+    def val_dataloader(self) -> DataLoader[Item]:
+        """Validation batches: every image once over all ranks, in the file's order."""
+        rank, world_size = self._ranks()
+        return DataLoader(
+            self.val_dataset,
+            batch_size=self.batch_size,
+            sampler=ShardSampler(len(self.val_dataset), rank=rank, world_size=world_size),
+            collate_fn=collate,
+            num_workers=self.workers,
+            persistent_workers=self.workers > 0,
+            pin_memory=torch.cuda.is_available(),
+            generator=torch.Generator(),
+        )
+
+    test_dataloader = val_dataloader

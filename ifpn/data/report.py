@@ -1,0 +1,106 @@
+"""What a check found: as text, as JSON, and as a page of pictures with their boxes."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image, ImageDraw
+from torch import Tensor
+
+from ifpn.data.augment import Augment
+from ifpn.data.check import SIZE_BINS, SplitReport
+from ifpn.data.dataset import CocoDataset
+from ifpn.data.decode import BadImage
+
+TILE = 320  # pixels of a picture's longer side on the page
+SHOWN = 20  # defects of each kind in the text; the JSON has all
+_COLOURS = ("#e6194b", "#3cb44b", "#4363d8", "#f58231", "#911eb4", "#008080", "#9a6324", "#000075", "#e0b000")
+
+
+def as_text(reports: Sequence[SplitReport], remarks: Sequence[str] = ()) -> str:
+    """The report for reading, a few lines for a sound data set."""
+    lines: list[str] = []
+    for report in reports:
+        lines += [
+            f"{report.split}: {report.file}",
+            f"  images {report.images} in {report.folder}, without boxes {report.images_without_boxes}",
+            f"  boxes {report.boxes}, crowd regions {report.crowd}, classes {len(report.classes)}",
+            f"  {'class':<28}{'boxes':>9}{''.join(f'{name:>9}' for name, _, _ in SIZE_BINS)}",
+        ]
+        for name, row in report.classes.items():
+            cells = "".join(
+                f"{row[key]:>9}" for key in ("boxes", *(bin_name for bin_name, _, _ in SIZE_BINS))
+            )
+            lines.append(f"  {name[:27]:<28}{cells}")
+        for kind, count in report.counts.items():
+            lines.append(f"  DEFECT {kind}: {count}")
+            found = [defect for defect in report.defects if defect.kind == kind]
+            lines += [f"    {defect}" for defect in found[:SHOWN]]
+            lines += [f"    … and {count - SHOWN} more, all in the JSON report"] if count > SHOWN else []
+        lines += [f"  note: {note}" for note in report.notes]
+        lines += ["  no defects"] if not report.counts else []
+    return "\n".join([*lines, *(f"note: {remark}" for remark in remarks)])
+
+
+def as_json(reports: Sequence[SplitReport], remarks: Sequence[str] = ()) -> str:
+    """The whole report, every defect included."""
+    return json.dumps({"splits": [report.to_json() for report in reports], "notes": list(remarks)}, indent=1)
+
+
+def draw_page(data: CocoDataset, augment: Augment, path: Path, *, count: int, seed: int) -> int:
+    """Draw up to `count` images spread over the set, each as it is and beside it as training would see it.
+
+    Returns the number of images drawn; unreadable ones are passed over.
+    """
+    with_boxes = np.flatnonzero(data.annotations.boxes_per_image()[data.images] > 0)
+    source = with_boxes if len(with_boxes) else np.arange(len(data))
+    chosen = source[np.unique(np.linspace(0, len(source) - 1, count).round().astype(int))]
+    tiles: list[Image.Image] = []
+    for index in chosen:
+        try:
+            image, target = data[int(index)]
+        except BadImage:
+            continue
+        boxes, labels = torch.as_tensor(target["boxes"]), torch.as_tensor(target["labels"])
+        caption = f"image {target['image_id']}"
+        tiles.append(draw_boxes(image, boxes, labels, data.annotations.categories.names, caption))
+        seen = augment(image, boxes, labels, (seed, 0, int(index)))
+        tiles.append(draw_boxes(*seen, data.annotations.categories.names, f"{caption}, augmented"))
+    if not tiles:
+        return 0
+    columns = min(len(tiles), 2 * max(1, round(math.sqrt(len(tiles) / 2) / 1.2)))
+    rows = math.ceil(len(tiles) / columns)
+    page = Image.new("RGB", (columns * (TILE + 8) + 8, rows * (TILE + 8) + 8), "white")
+    for i, tile in enumerate(tiles):
+        page.paste(tile, (8 + (i % columns) * (TILE + 8), 8 + (i // columns) * (TILE + 8)))
+    page.save(path)
+    return len(tiles) // 2
+
+
+def draw_boxes(
+    image: Tensor, boxes: Tensor, labels: Tensor, names: Sequence[str], caption: str
+) -> Image.Image:
+    """A picture of at most TILE pixels a side with its boxes (M, 4) xyxy and class names."""
+    picture = Image.fromarray(image.permute(1, 2, 0).numpy())
+    scale = TILE / max(picture.size)
+    picture = picture.resize(
+        [max(1, round(side * scale)) for side in picture.size], Image.Resampling.BILINEAR
+    )
+    pen = ImageDraw.Draw(picture)
+    for box, label in zip((boxes * scale).tolist(), labels.tolist(), strict=True):
+        colour = _COLOURS[label % len(_COLOURS)]
+        pen.rectangle(box, outline=colour, width=2)
+        _write(pen, (box[0] + 3, box[1] + 2), names[label], colour)
+    _write(pen, (4, picture.height - 14), caption, "#303030")
+    return picture
+
+
+def _write(pen: ImageDraw.ImageDraw, at: tuple[float, float], text: str, colour: str) -> None:
+    # Pillow's built-in font knows Latin letters only
+    printable = text.encode("latin-1", "replace").decode("latin-1")
+    pen.text(at, printable, fill="white", stroke_width=2, stroke_fill=colour)

@@ -1,0 +1,23 @@
+"""Detectors: pyramid in, losses or boxes out. Four share one dense detector; Faster R-CNN has two stages."""
+
+from ifpn.detectors.atss import ATSS, ATSSCriterion
+from ifpn.detectors.autoassign import AutoAssign, AutoAssignCriterion
+from ifpn.detectors.body import Body
+from ifpn.detectors.dense import DenseDetector
+from ifpn.detectors.faster_rcnn import FasterRCNN
+from ifpn.detectors.fcos import FCOS, FCOSCriterion
+from ifpn.detectors.retina import RetinaNet, RetinaNetCriterion
+
+__all__ = [
+    "ATSS",
+    "FCOS",
+    "ATSSCriterion",
+    "AutoAssign",
+    "AutoAssignCriterion",
+    "Body",
+    "DenseDetector",
+    "FCOSCriterion",
+    "FasterRCNN",
+    "RetinaNet",
+    "RetinaNetCriterion",
+]

@@ -1,0 +1,207 @@
+"""AutoAssign (Zhu et al. 2020): locations inside a box are positive and negative at once, by weights."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torchvision.models.detection.transform import GeneralizedRCNNTransform
+from torchvision.ops import box_iou
+
+from ifpn.detectors.body import Body
+from ifpn.detectors.boxes import DistanceCoding, giou_loss, side_distances
+from ifpn.detectors.dense import DenseDetector
+from ifpn.detectors.heads import PointHead, Prediction
+from ifpn.detectors.normaliser import mean_over_ranks
+from ifpn.detectors.postprocess import Postprocess
+from ifpn.detectors.priors import PriorGrid, Priors
+from ifpn.detectors.targets import Target
+
+TINY = 1e-12  # of the authors' code: keeps empty bags and equal overlaps from dividing by zero
+
+
+def positive_bag_loss(probability: Tensor, weight: Tensor) -> Tensor:
+    """-ln of the weighted mean probability of a box's locations (AutoAssign, Eq. 6).
+
+    Args:
+        probability: (A, G) P_ij, of location i being a correct detection of box j.
+        weight: (A, G) centre prior, 0 outside the box; the weight of a location is e^(3 P) times it,
+            normalised over the box. Gradients flow through it.
+
+    Returns:
+        (G,) losses; 100 for a box without any location (the logarithm is limited to -100).
+    """
+    confident = (3 * probability).exp() * weight
+    share = confident / confident.sum(dim=0).clamp(min=TINY)
+    bag = (share * probability).sum(dim=0).clamp(max=1)  # a weighted mean may exceed 1 by a rounding error
+    return F.binary_cross_entropy(bag, torch.ones_like(bag), reduction="none")
+
+
+def negative_bag_loss(probability: Tensor) -> Tensor:
+    """p² * -ln(1 - p) of each element: focal loss of background, gamma 2; gradients flow through p² too."""
+    return probability**2 * F.binary_cross_entropy(
+        probability, torch.zeros_like(probability), reduction="none"
+    )
+
+
+@torch.no_grad()
+def negative_exemption(overlap: Tensor, inside: Tensor, labels: Tensor, num_classes: int) -> Tensor:
+    """How far each (location, class) is exempt from being background (1 - w⁻ of AutoAssign, Eq. 8).
+
+    A location inside a box is exempt for that box's class in proportion to 1 / (1 - IoU) of its
+    prediction, scaled to 0..1 over the box. Inside two boxes of a class, the one of higher index counts.
+
+    Args:
+        overlap: (A,) best IoU of each predicted box with any target.
+        inside: (A, G) whether the location lies inside the box.
+        labels: (G,) classes.
+
+    Returns:
+        (A, K) in 0..1.
+    """
+    doubt = (1 / (1 - overlap).clamp(min=TINY))[:, None].expand(inside.shape)
+    low = doubt.masked_fill(~inside, torch.inf).amin(dim=0)
+    high = doubt.masked_fill(~inside, -torch.inf).amax(dim=0)
+    scaled = (doubt - low + TINY) / (
+        high - low + TINY
+    )  # infinite or NaN only where nothing is inside: not read
+    # highest box index per (location, class), free of the undefined order of colliding writes on a GPU
+    order = torch.where(inside, torch.arange(len(labels), device=labels.device), -1)
+    winner = torch.full((len(inside), num_classes), -1, device=labels.device)
+    winner.scatter_reduce_(1, labels.expand(inside.shape), order, "amax")
+    return torch.where(winner >= 0, scaled.gather(1, winner.clamp(min=0)), 0.0)
+
+
+class AutoAssignCriterion(nn.Module):
+    """Positive, negative and centre-prior loss.
+
+    The centre prior of class c is a Gaussian of the distance between location and box centre in units of the
+    level's stride, with learned ``mu[c]`` and ``sigma[c]`` for x and y.
+
+    Args:
+        num_classes: K.
+        box_weight: factor of the GIoU loss in the exponent of the localisation probability.
+        positive_weight, negative_weight, prior_weight: factors of the three losses.
+    """
+
+    def __init__(
+        self,
+        num_classes: int,
+        *,
+        box_weight: float,
+        positive_weight: float,
+        negative_weight: float,
+        prior_weight: float,
+    ) -> None:
+        super().__init__()
+        self.box_weight = box_weight
+        self.positive_weight = positive_weight
+        self.negative_weight = negative_weight
+        self.prior_weight = prior_weight
+        self.mu = nn.Parameter(torch.zeros(num_classes, 2))
+        self.sigma = nn.Parameter(torch.ones(num_classes, 2))
+
+    def forward(self, prediction: Prediction, priors: Priors, targets: Sequence[Target]) -> dict[str, Tensor]:
+        """``loss_pos``, ``loss_neg``, ``loss_norm``; box codes are distances in pixels.
+
+        Normalisers are averages over the ranks: number of boxes (at least 1) for the positive loss, sum of
+        the centre prior inside boxes (at least 1) for the negative one, number of images for the prior's own.
+        """
+        if prediction.quality_logits is None:
+            raise ValueError("the head predicts no objectness; use PointHead")
+        objectness = prediction.quality_logits.sigmoid()
+        joint = prediction.cls_logits.sigmoid() * objectness  # (N, A, K)
+        untouched = (
+            prediction.box_code[:0].sum() + self.mu[:0].sum() + self.sigma[:0].sum()
+        )  # 0, with gradients 0
+        positive, prior_loss, prior_sum, exemptions = [untouched], [untouched], [untouched.detach()], []
+        for probability, code, target in zip(joint, prediction.box_code, targets, strict=True):
+            boxes, labels = target["boxes"], target["labels"]
+            if len(boxes) == 0:
+                exemptions.append(torch.zeros_like(probability))
+                continue
+            distances = side_distances(priors.points[:, None], boxes)  # (A, G, 4)
+            inside = distances.amin(dim=-1) > 0
+            weight = self.centre_prior(priors, boxes, labels) * inside
+            loss = positive_bag_loss(probability[:, labels] * self._localised(code, distances), weight)
+            positive.append(loss.sum())
+            # boxes with no location at all cannot shape the prior: without this rule they would add 1e12 each
+            share = len(boxes) / weight.sum().clamp(min=TINY)
+            prior_loss.append(torch.where(inside.any(), share, weight.sum() * 0))
+            prior_sum.append(weight.sum().detach())
+
+            decoded = DistanceCoding().decode(code.detach(), priors.points, priors.sizes)
+            overlap = box_iou(decoded, boxes).amax(dim=1)
+            exemptions.append(negative_exemption(overlap, inside, labels, probability.shape[1]))
+
+        negative = negative_bag_loss(joint * (1 - torch.stack(exemptions))).sum()
+        count = sum(len(target["labels"]) for target in targets)
+        local = torch.stack(
+            [negative.new_tensor(count), torch.stack(prior_sum).sum(), negative.new_tensor(len(targets))]
+        )
+        total = mean_over_ranks(local).clamp(min=1)
+        return {
+            "loss_pos": self.positive_weight * torch.stack(positive).sum() / total[0],
+            "loss_neg": self.negative_weight * negative / total[1],
+            "loss_norm": self.prior_weight * torch.stack(prior_loss).sum() / total[2],
+        }
+
+    def centre_prior(self, priors: Priors, boxes: Tensor, labels: Tensor) -> Tensor:
+        """(A, G) prod over x, y of exp(-((location - centre) / stride - mu)² / (2 sigma²))."""
+        centres = (boxes[:, :2] + boxes[:, 2:]) / 2
+        shift = (priors.points[:, None] - centres) / priors.strides[:, None, None] - self.mu[labels]
+        return (-(shift**2) / (2 * self.sigma[labels] ** 2)).sum(dim=-1).exp()
+
+    def _localised(self, code: Tensor, distances: Tensor) -> Tensor:
+        """(A, 4) predicted and (A, G, 4) true distances -> (A, G) e^(-box_weight * GIoU loss)."""
+        sign = code.new_tensor([-1.0, -1.0, 1.0, 1.0])  # distances to xyxy around the location itself
+        return (-self.box_weight * giou_loss((code * sign)[:, None], distances * sign)).exp()
+
+
+class AutoAssign(DenseDetector):
+    """Args: see conf/detector/autoassign.yaml, where every number stands with its source."""
+
+    def __init__(
+        self,
+        body: Body,
+        num_classes: int,
+        *,
+        transform: GeneralizedRCNNTransform,
+        num_convs: int,
+        prior: float,
+        box_bias: float,
+        deformable: bool,
+        box_weight: float,
+        positive_weight: float,
+        negative_weight: float,
+        prior_weight: float,
+        score_threshold: float,
+        top_k: int,
+        nms_threshold: float,
+        max_detections: int,
+    ) -> None:
+        super().__init__(
+            body,
+            num_classes,
+            head=PointHead(
+                body.out_channels,
+                num_classes,
+                body.strides,
+                num_convs=num_convs,
+                prior=prior,
+                box_bias=box_bias,
+                code="distance",
+                deformable=deformable,
+            ),
+            grid=PriorGrid(body.strides),
+            coding=DistanceCoding(),
+            criterion=AutoAssignCriterion(
+                num_classes,
+                box_weight=box_weight,
+                positive_weight=positive_weight,
+                negative_weight=negative_weight,
+                prior_weight=prior_weight,
+            ),
+            postprocess=Postprocess("quality", score_threshold, top_k, nms_threshold, max_detections),
+            transform=transform,
+        )

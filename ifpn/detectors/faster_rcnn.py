@@ -1,0 +1,101 @@
+"""Faster R-CNN (Ren et al. 2015) on a pyramid (FPN, Lin et al. 2017), from torchvision's parts."""
+
+from collections.abc import Mapping, Sequence
+from typing import cast
+
+from torch import Tensor, nn
+from torchvision.models.detection.transform import GeneralizedRCNNTransform
+
+from ifpn.detectors.body import Body
+from ifpn.detectors.postprocess import Detection, clip
+from ifpn.detectors.priors import PriorGrid
+from ifpn.detectors.roi import BoxHead
+from ifpn.detectors.rpn import ProposalNetwork
+from ifpn.detectors.targets import checked_images, checked_targets
+
+
+class FasterRCNN(nn.Module):
+    """Body -> proposals -> class and box of each proposal.
+
+    Proposals come from all levels of the body, P2 to P6; features are pooled from all but the last, which
+    is only a max-pooled P5. Number arguments: see conf/detector/faster_rcnn.yaml, where each stands with
+    its source.
+    """
+
+    def __init__(
+        self,
+        body: Body,
+        num_classes: int,
+        *,
+        transform: GeneralizedRCNNTransform,
+        anchor_scales: Sequence[float],
+        anchor_ratios: Sequence[float],
+        rpn_foreground_iou: float,
+        rpn_background_iou: float,
+        rpn_batch_size: int,
+        rpn_positive_fraction: float,
+        rpn_pre_nms: tuple[int, int],
+        rpn_post_nms: tuple[int, int],
+        rpn_nms_threshold: float,
+        pool_size: int,
+        hidden: int,
+        foreground_iou: float,
+        batch_size: int,
+        positive_fraction: float,
+        box_weights: Sequence[float],
+        score_threshold: float,
+        nms_threshold: float,
+        max_detections: int,
+    ) -> None:
+        super().__init__()
+        self.body = body
+        self.num_classes = num_classes
+        self.transform = transform
+        self.rpn = ProposalNetwork(
+            body.out_channels,
+            PriorGrid(body.strides, tuple(anchor_scales), tuple(anchor_ratios)),
+            foreground_iou=rpn_foreground_iou,
+            background_iou=rpn_background_iou,
+            batch_size_per_image=rpn_batch_size,
+            positive_fraction=rpn_positive_fraction,
+            pre_nms_top_n=rpn_pre_nms,
+            post_nms_top_n=rpn_post_nms,
+            nms_threshold=rpn_nms_threshold,
+        )
+        self.roi_heads = BoxHead(
+            body.out_channels,
+            num_classes,
+            body.strides[:-1],
+            pool_size=pool_size,
+            hidden=hidden,
+            foreground_iou=foreground_iou,
+            batch_size_per_image=batch_size,
+            positive_fraction=positive_fraction,
+            box_weights=box_weights,
+            score_threshold=score_threshold,
+            nms_threshold=nms_threshold,
+            max_detections=max_detections,
+        )
+
+    def forward(
+        self, images: Sequence[Tensor], targets: Sequence[Mapping[str, Tensor]] | None = None
+    ) -> dict[str, Tensor] | list[Detection]:
+        """Losses in training mode, detections in evaluation mode.
+
+        Arguments, results and errors as :meth:`ifpn.detectors.DenseDetector.forward`; labels are 0..K-1
+        here too, the background class stays inside.
+        """
+        sizes = checked_images(images)
+        checked = checked_targets(targets, len(images), self.num_classes) if self.training else None
+        if checked is not None:
+            checked = [{"boxes": t["boxes"], "labels": t["labels"] + 1} for t in checked]
+        batch, checked = self.transform(list(images), checked)
+        features = {str(i): level for i, level in enumerate(self.body(batch.tensors))}
+        proposals, rpn_losses = self.rpn(batch, features, checked)
+        found, losses = self.roi_heads(features, proposals, batch.image_sizes, checked)
+        if self.training:
+            return {**rpn_losses, **losses, **self.body.auxiliary_losses}
+        found = cast(list[Detection], self.transform.postprocess(found, batch.image_sizes, sizes))
+        for detection in found:
+            detection["labels"] = detection["labels"] - 1
+        return clip(found, sizes)

@@ -1,0 +1,156 @@
+"""FCOS (Tian et al. 2019) with the settings of cvpods, the code base of the paper's authors."""
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torchvision.models.detection.transform import GeneralizedRCNNTransform
+
+from ifpn.detectors.body import Body
+from ifpn.detectors.boxes import DistanceCoding, areas, side_distances
+from ifpn.detectors.centerness import centerness_losses
+from ifpn.detectors.dense import DenseDetector
+from ifpn.detectors.heads import PointHead, Prediction
+from ifpn.detectors.matching import BACKGROUND
+from ifpn.detectors.postprocess import Postprocess
+from ifpn.detectors.priors import PriorGrid, Priors
+from ifpn.detectors.targets import Target
+
+
+def assign_fcos(
+    priors: Priors, boxes: Tensor, size_limits: Sequence[float], centre_radius: float | None
+) -> Tensor:
+    """Which box each point learns.
+
+    A point is positive for a box when it lies strictly inside (of the box's part within ``centre_radius``
+    strides of the box's centre, if given) and the largest distance to the box's sides lies in its level's
+    range, both ends included. Of several boxes it takes the smallest by area, the first of equal ones.
+
+    Args:
+        priors: points of the L levels.
+        boxes: (G, 4) xyxy; G may be 0.
+        size_limits: L - 1 rising bounds in px: level l is for largest distances from limit l-1 to limit l.
+        centre_radius: in strides; None for the whole box.
+
+    Returns:
+        (A,) box index, or -1 for background.
+
+    Raises:
+        ValueError: number of limits not L - 1.
+    """
+    if len(size_limits) != len(priors.level_sizes) - 1:
+        raise ValueError(
+            f"size_limits {list(size_limits)} must have one bound between each two of the "
+            f"{len(priors.level_sizes)} levels"
+        )
+    if len(boxes) == 0:
+        return torch.full_like(priors.strides, BACKGROUND, dtype=torch.int64)
+    limits = boxes.new_tensor([-1.0, *size_limits, math.inf])
+    counts = torch.tensor(priors.level_sizes, device=boxes.device)
+    size = len(priors.points)
+    lower = limits[:-1].repeat_interleave(counts, output_size=size)[:, None]
+    upper = limits[1:].repeat_interleave(counts, output_size=size)[:, None]
+
+    points = priors.points[:, None]  # (A, 1, 2)
+    distances = side_distances(points, boxes)  # (A, G, 4)
+    if centre_radius is None:
+        inside = distances.amin(dim=-1) > 0
+    else:
+        centre = (boxes[:, :2] + boxes[:, 2:]) / 2
+        reach = (priors.strides * centre_radius)[:, None, None]
+        low = torch.maximum(centre - reach, boxes[:, :2])
+        high = torch.minimum(centre + reach, boxes[:, 2:])
+        inside = side_distances(points, torch.cat([low, high], dim=-1)).amin(dim=-1) > 0
+    longest = distances.amax(dim=-1)
+    valid = inside & (longest >= lower) & (longest <= upper)
+    smallest, index = torch.where(valid, areas(boxes), math.inf).min(dim=1)
+    return torch.where(smallest.isfinite(), index, BACKGROUND)
+
+
+class FCOSCriterion(nn.Module):
+    """Assignment by level and centre, then focal, centerness-weighted GIoU and centerness loss.
+
+    Args:
+        size_limits: upper bounds in px of the longest distance for all levels but the last.
+        centre_radius: radius of centre sampling in strides, None for none.
+        alpha, gamma: of the focal loss.
+        box_weight: factor of the GIoU loss.
+    """
+
+    def __init__(
+        self,
+        *,
+        size_limits: Sequence[float],
+        centre_radius: float | None,
+        alpha: float,
+        gamma: float,
+        box_weight: float,
+    ) -> None:
+        super().__init__()
+        self.size_limits = tuple(size_limits)
+        self.centre_radius = centre_radius
+        self.alpha, self.gamma, self.box_weight = alpha, gamma, box_weight
+
+    def forward(self, prediction: Prediction, priors: Priors, targets: Sequence[Target]) -> dict[str, Tensor]:
+        """``loss_cls``, ``loss_box_reg``, ``loss_centerness``; box codes are distances in pixels."""
+        matched = [assign_fcos(priors, t["boxes"], self.size_limits, self.centre_radius) for t in targets]
+        return centerness_losses(
+            prediction,
+            priors,
+            targets,
+            torch.stack(matched),
+            coding=DistanceCoding(),
+            alpha=self.alpha,
+            gamma=self.gamma,
+            box_weight=self.box_weight,
+        )
+
+
+class FCOS(DenseDetector):
+    """Args: see conf/detector/fcos.yaml, where every number stands with its source."""
+
+    def __init__(
+        self,
+        body: Body,
+        num_classes: int,
+        *,
+        transform: GeneralizedRCNNTransform,
+        num_convs: int,
+        prior: float,
+        deformable: bool,
+        size_limits: Sequence[float],
+        centre_radius: float | None,
+        alpha: float,
+        gamma: float,
+        box_weight: float,
+        score_threshold: float,
+        top_k: int,
+        nms_threshold: float,
+        max_detections: int,
+    ) -> None:
+        super().__init__(
+            body,
+            num_classes,
+            head=PointHead(
+                body.out_channels,
+                num_classes,
+                body.strides,
+                num_convs=num_convs,
+                prior=prior,
+                box_bias=0.0,
+                code="distance",
+                deformable=deformable,
+            ),
+            grid=PriorGrid(body.strides),
+            coding=DistanceCoding(),
+            criterion=FCOSCriterion(
+                size_limits=size_limits,
+                centre_radius=centre_radius,
+                alpha=alpha,
+                gamma=gamma,
+                box_weight=box_weight,
+            ),
+            postprocess=Postprocess("sqrt_quality", score_threshold, top_k, nms_threshold, max_detections),
+            transform=transform,
+        )

@@ -1,0 +1,164 @@
+"""What turns pyramid levels into predictions: towers and predictors shared by all levels.
+
+Two heads: :class:`RetinaHead` (anchors, no normalisation layers) and :class:`PointHead` (one prediction
+per cell, group normalisation, a learned scale per level and a quality branch) for FCOS, ATSS and AutoAssign.
+"""
+
+import math
+from typing import Literal, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from ifpn.backbones.deform import ModulatedDeformConv2d
+from ifpn.csc.norm import group_norm
+
+
+class Prediction(NamedTuple):
+    """Raw predictions at the A sites of all levels, float32.
+
+    Attributes:
+        cls_logits: (N, A, K) one logit per class.
+        box_code: (N, A, 4) as the detector's box coding reads it.
+        quality_logits: (N, A, 1) centerness (FCOS, ATSS) or objectness (AutoAssign); None for RetinaNet.
+    """
+
+    cls_logits: Tensor
+    box_code: Tensor
+    quality_logits: Tensor | None
+
+
+class Tower(nn.Sequential):
+    """``num_convs`` times [3x3 convolution, GroupNorm if ``norm``, ReLU], channels unchanged.
+
+    With ``deformable`` the last convolution is a modulated deformable one (as ATSS and PAA in their large
+    models).
+    """
+
+    def __init__(self, channels: int, num_convs: int, *, norm: bool, deformable: bool) -> None:
+        layers: list[nn.Module] = []
+        for i in range(num_convs):
+            if deformable and i == num_convs - 1:
+                layers.append(ModulatedDeformConv2d(channels, channels))
+            else:
+                layers.append(nn.Conv2d(channels, channels, kernel_size=3, padding=1))
+            if norm:
+                layers.append(group_norm(channels))
+            layers.append(nn.ReLU(inplace=True))
+        super().__init__(*layers)
+
+
+class RetinaHead(nn.Module):
+    """Lin et al. 2017, "Focal Loss for Dense Object Detection", Sec. 4.
+
+    Args:
+        channels: channels of every level.
+        num_classes: K.
+        anchors_per_cell: predictions per cell.
+        num_convs: convolutions of each tower.
+        prior: probability that every class starts with.
+        deformable: last convolution of both towers deformable.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        num_classes: int,
+        *,
+        anchors_per_cell: int,
+        num_convs: int,
+        prior: float,
+        deformable: bool,
+    ) -> None:
+        super().__init__()
+        self.num_classes = num_classes
+        self.cls_tower = Tower(channels, num_convs, norm=False, deformable=deformable)
+        self.box_tower = Tower(channels, num_convs, norm=False, deformable=deformable)
+        self.cls = nn.Conv2d(channels, anchors_per_cell * num_classes, kernel_size=3, padding=1)
+        self.box = nn.Conv2d(channels, anchors_per_cell * 4, kernel_size=3, padding=1)
+        init_head(self, self.cls, prior)
+
+    def forward(self, pyramid: list[Tensor]) -> Prediction:
+        """[(N, C, H_l, W_l)] -> predictions, sites ordered (level, row, column, anchor)."""
+        cls = [flatten(self.cls(self.cls_tower(level)), self.num_classes) for level in pyramid]
+        box = [flatten(self.box(self.box_tower(level)), 4) for level in pyramid]
+        return Prediction(torch.cat(cls, dim=1).float(), torch.cat(box, dim=1).float(), None)
+
+
+class PointHead(nn.Module):
+    """Tian et al. 2019, "FCOS", Sec. 3, with the quality branch on the box tower.
+
+    Args:
+        channels: channels of every level.
+        num_classes: K.
+        strides: stride of each level, in pixels.
+        num_convs: convolutions of each tower.
+        prior: probability that every class starts with.
+        box_bias: initial bias of the box predictor.
+        code: ``"distance"``: box code = ReLU(scale_l * x) * stride_l, distances in pixels to the four sides;
+            ``"delta"``: box code = scale_l * x, offsets from an anchor.
+        deformable: last convolution of both towers deformable.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        num_classes: int,
+        strides: tuple[int, ...],
+        *,
+        num_convs: int,
+        prior: float,
+        box_bias: float,
+        code: Literal["distance", "delta"],
+        deformable: bool,
+    ) -> None:
+        super().__init__()
+        self.num_classes = num_classes
+        self.strides = strides
+        self.code = code
+        self.cls_tower = Tower(channels, num_convs, norm=True, deformable=deformable)
+        self.box_tower = Tower(channels, num_convs, norm=True, deformable=deformable)
+        self.cls = nn.Conv2d(channels, num_classes, kernel_size=3, padding=1)
+        self.box = nn.Conv2d(channels, 4, kernel_size=3, padding=1)
+        self.quality = nn.Conv2d(channels, 1, kernel_size=3, padding=1)
+        self.scales = nn.Parameter(torch.ones(len(strides)))
+        init_head(self, self.cls, prior)
+        nn.init.constant_(self.box.bias, box_bias)  # type: ignore[arg-type]  # made with a bias above
+
+    def forward(self, pyramid: list[Tensor]) -> Prediction:
+        """[(N, C, H_l, W_l)] -> predictions, sites ordered (level, row, column)."""
+        cls, box, quality = [], [], []
+        for level, scale, stride in zip(pyramid, self.scales, self.strides, strict=True):
+            cls.append(flatten(self.cls(self.cls_tower(level)), self.num_classes))
+            features = self.box_tower(level)
+            # float32 before the product: distances of 1000 px have steps of 4 px in bfloat16
+            code = flatten(self.box(features), 4).float() * scale
+            box.append(code.relu() * stride if self.code == "distance" else code)
+            quality.append(flatten(self.quality(features), 1))
+        return Prediction(
+            torch.cat(cls, dim=1).float(), torch.cat(box, dim=1), torch.cat(quality, dim=1).float()
+        )
+
+
+def flatten(level: Tensor, last: int) -> Tensor:
+    """(N, B * last, H, W) -> (N, H * W * B, last)."""
+    return level.permute(0, 2, 3, 1).reshape(level.shape[0], -1, last)
+
+
+def init_head(head: nn.Module, cls: nn.Conv2d, prior: float) -> None:
+    """Weights N(0, 0.01), biases 0; ``cls`` starts at probability ``prior`` (Lin et al. 2017, Sec. 4.1).
+
+    Raises:
+        ValueError: prior not strictly between 0 and 1.
+    """
+    if not 0 < prior < 1:
+        raise ValueError(f"prior must lie strictly between 0 and 1, got {prior}")
+    for name, parameter in head.named_parameters():
+        module = head.get_submodule(name.rpartition(".")[0])
+        if not isinstance(module, nn.Conv2d | ModulatedDeformConv2d) or ".offset." in name:
+            continue  # norms, scales, and the offsets of a deformable convolution, which start at zero
+        if name.endswith("bias"):
+            nn.init.zeros_(parameter)
+        else:
+            nn.init.normal_(parameter, std=0.01)
+    nn.init.constant_(cls.bias, -math.log((1 - prior) / prior))  # type: ignore[arg-type]  # has a bias

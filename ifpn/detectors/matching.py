@@ -1,0 +1,67 @@
+"""Which anchor learns which box, by overlap; and the boxes and labels of all sites that were matched."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from ifpn.detectors.targets import Target
+
+BACKGROUND = -1  # matched to no box
+IGNORED = -2  # counts neither as positive nor as background
+
+
+class Matches(NamedTuple):
+    """The P positive sites of a batch.
+
+    Attributes:
+        images: (P,) image of each.
+        sites: (P,) site within the image.
+        boxes: (P, 4) xyxy target of each.
+        labels: (P,) its class.
+    """
+
+    images: Tensor
+    sites: Tensor
+    boxes: Tensor
+    labels: Tensor
+
+
+def gather_matches(matched: Tensor, targets: Sequence[Target]) -> Matches:
+    """The positive sites of ``matched`` (N, A), box indices within each image (negative: not positive)."""
+    images, sites = (matched >= 0).nonzero(as_tuple=True)
+    counts = [len(target["labels"]) for target in targets]
+    first = torch.tensor([0, *counts], device=matched.device).cumsum(
+        0
+    )  # of each image in the joint list of boxes
+    index = matched[images, sites] + first[images]
+    boxes = torch.cat([target["boxes"] for target in targets])[index]
+    labels = torch.cat([target["labels"] for target in targets])[index]
+    return Matches(images, sites, boxes, labels)
+
+
+def match_anchors(overlap: Tensor, background: float, foreground: float, *, low_quality: bool) -> Tensor:
+    """Match by IoU (Faster R-CNN, Sec. 3.1.2).
+
+    An anchor takes the box it overlaps most, the first of equal ones, if their IoU reaches ``foreground``;
+    below ``background`` it is background; between, it is ignored. With ``low_quality`` the anchors that
+    overlap some box most of all anchors (ties included) are positive too, each for its own best box; a box
+    that overlaps no anchor gets none.
+
+    Args:
+        overlap: (G, A) IoU of boxes and anchors; G may be 0.
+
+    Returns:
+        (A,) box index, ``BACKGROUND`` or ``IGNORED``.
+    """
+    if overlap.shape[0] == 0:
+        return torch.full((overlap.shape[1],), BACKGROUND, device=overlap.device)
+    best, index = overlap.max(dim=0)
+    matched = torch.where(best < foreground, IGNORED, index)
+    matched = torch.where(best < background, BACKGROUND, matched)
+    if low_quality:
+        highest = overlap.amax(dim=1, keepdim=True)
+        rescued = ((overlap == highest) & (highest > 0)).any(dim=0)
+        matched = torch.where(rescued, index, matched)
+    return matched

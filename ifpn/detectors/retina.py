@@ -1,0 +1,140 @@
+"""RetinaNet (Lin et al. 2017) with the settings of cvpods: L1 on box offsets, a running normaliser."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torchvision.models.detection.transform import GeneralizedRCNNTransform
+from torchvision.ops import box_iou, sigmoid_focal_loss
+
+from ifpn.detectors.body import Body
+from ifpn.detectors.boxes import DeltaCoding
+from ifpn.detectors.dense import DenseDetector
+from ifpn.detectors.heads import Prediction, RetinaHead
+from ifpn.detectors.matching import IGNORED, gather_matches, match_anchors
+from ifpn.detectors.normaliser import mean_over_ranks
+from ifpn.detectors.postprocess import Postprocess
+from ifpn.detectors.priors import PriorGrid, Priors
+from ifpn.detectors.targets import Target
+
+
+class RetinaNetCriterion(nn.Module):
+    """IoU matching, focal loss over all anchors not ignored, L1 over positive ones.
+
+    Both sums are divided by a running mean of the number of positive anchors per image times the number of
+    images, averaged over ranks. cvpods keeps the mean of one GPU's count instead; per image it is the same
+    number for its batches, and one process and several then train alike. The mean is a buffer, so that a
+    resumed run continues it.
+
+    Args:
+        coding: of the predicted boxes.
+        background_iou: anchors below are background.
+        foreground_iou: anchors from here on are positive; those between are ignored.
+        alpha, gamma: of the focal loss.
+        momentum: share of the old running mean.
+        initial_positives: positive anchors per image that the mean starts from.
+    """
+
+    positives_per_image: Tensor
+
+    def __init__(
+        self,
+        *,
+        coding: DeltaCoding,
+        background_iou: float,
+        foreground_iou: float,
+        alpha: float,
+        gamma: float,
+        momentum: float,
+        initial_positives: float,
+    ) -> None:
+        super().__init__()
+        self.coding = coding
+        self.background_iou, self.foreground_iou = background_iou, foreground_iou
+        self.alpha, self.gamma = alpha, gamma
+        self.momentum = momentum
+        self.register_buffer("positives_per_image", torch.tensor(float(initial_positives)))
+
+    def match(self, priors: Priors, boxes: Tensor) -> Tensor:
+        """(G, 4) -> (A,) index of each anchor's box, -1 for background, -2 for ignored."""
+        return match_anchors(
+            box_iou(boxes, priors.boxes), self.background_iou, self.foreground_iou, low_quality=True
+        )
+
+    def forward(self, prediction: Prediction, priors: Priors, targets: Sequence[Target]) -> dict[str, Tensor]:
+        """``loss_cls``, ``loss_box_reg``; box codes are offsets from the anchors."""
+        matched = torch.stack([self.match(priors, target["boxes"]) for target in targets])
+        images, sites, boxes, labels = gather_matches(matched, targets)
+        normaliser = self._normaliser(len(sites), len(targets), boxes)
+
+        classes = torch.zeros_like(prediction.cls_logits)
+        classes[images, sites, labels] = 1
+        focal = sigmoid_focal_loss(prediction.cls_logits, classes, alpha=self.alpha, gamma=self.gamma)
+        focal = (focal * (matched != IGNORED)[..., None]).sum()
+        code = self.coding.encode(boxes, priors.points[sites], priors.sizes[sites])
+        distance = F.l1_loss(prediction.box_code[images, sites], code, reduction="sum")
+        return {"loss_cls": focal / normaliser, "loss_box_reg": distance / normaliser}
+
+    @torch.no_grad()
+    def _normaliser(self, positives: int, images: int, like: Tensor) -> Tensor:
+        """Update the running mean; the number of positive anchors to divide this rank's sums by."""
+        count, number = mean_over_ranks(like.new_tensor([positives, images]))
+        new = count.clamp(min=1) / number
+        self.positives_per_image.mul_(self.momentum).add_((1 - self.momentum) * new)
+        result: Tensor = self.positives_per_image * number
+        return result
+
+
+class RetinaNet(DenseDetector):
+    """Args: see conf/detector/retina.yaml, where every number stands with its source."""
+
+    def __init__(
+        self,
+        body: Body,
+        num_classes: int,
+        *,
+        transform: GeneralizedRCNNTransform,
+        num_convs: int,
+        prior: float,
+        deformable: bool,
+        anchor_scales: Sequence[float],
+        anchor_ratios: Sequence[float],
+        background_iou: float,
+        foreground_iou: float,
+        alpha: float,
+        gamma: float,
+        momentum: float,
+        initial_positives: float,
+        score_threshold: float,
+        top_k: int,
+        nms_threshold: float,
+        max_detections: int,
+    ) -> None:
+        grid = PriorGrid(body.strides, tuple(anchor_scales), tuple(anchor_ratios))
+        coding = DeltaCoding((1.0, 1.0, 1.0, 1.0))
+        super().__init__(
+            body,
+            num_classes,
+            head=RetinaHead(
+                body.out_channels,
+                num_classes,
+                anchors_per_cell=grid.per_cell,
+                num_convs=num_convs,
+                prior=prior,
+                deformable=deformable,
+            ),
+            grid=grid,
+            coding=coding,
+            criterion=RetinaNetCriterion(
+                coding=coding,
+                background_iou=background_iou,
+                foreground_iou=foreground_iou,
+                alpha=alpha,
+                gamma=gamma,
+                momentum=momentum,
+                initial_positives=initial_positives,
+            ),
+            postprocess=Postprocess("class", score_threshold, top_k, nms_threshold, max_detections),
+            transform=transform,
+        )

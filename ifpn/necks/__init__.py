@@ -1,0 +1,14 @@
+"""Necks: backbone levels C in, pyramid P out, called like ``torchvision.ops.FeaturePyramidNetwork``.
+
+``python -m ifpn.necks`` prints parameters and multiply-adds.
+"""
+
+from ifpn.necks.fpn import FPN
+from ifpn.necks.implicit import ImplicitFPN
+from ifpn.necks.mdeq import MDEQNeck
+from ifpn.necks.neck import Neck
+from ifpn.necks.none import NoFPN
+from ifpn.necks.pafpn import PAFPN
+from ifpn.necks.stack import StackedFPN
+
+__all__ = ["FPN", "PAFPN", "ImplicitFPN", "MDEQNeck", "Neck", "NoFPN", "StackedFPN"]

@@ -1,0 +1,89 @@
+"""What the two implicit necks share: P* = f(P*; B), found by a solver, differentiated by its rule."""
+
+from collections.abc import Callable
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+
+from ifpn.csc import DeformableConv
+from ifpn.necks.neck import ExtraLevelsFrom, Neck, check_halving
+from ifpn.necks.once import once_per_solve
+from ifpn.necks.projection import NormLayer, Projection
+from ifpn.necks.state import Layout
+from ifpn.solvers import Equilibrium, Stats, Unroll, jacobian_penalty
+
+Levels = list[Tensor]
+
+
+class Policy(Protocol):
+    """How z = f(z) is solved and differentiated: ``ifpn.solvers.Equilibrium``, ``Unroll``, or one's own."""
+
+    def __call__(
+        self, f: Callable[[Tensor], Tensor], z0: Tensor, /, *, training: bool
+    ) -> tuple[Tensor, Stats]:
+        """f maps (N, D) to (N, D); returns the state (N, D) and what happened."""
+        ...
+
+
+class EquilibriumNeck(Neck):
+    """B from the backbone, P^0 = 0, then the solver. A subclass gives ``g`` and :meth:`iterate`.
+
+    Args:
+        in_channels_list, out_channels, extra_blocks, norm_layer, extra_levels: see :class:`ImplicitFPN`.
+        g: the function inside the iteration, whatever its arguments.
+        solver: None is ``Equilibrium()``.
+        jacobian_weight: weight of the Jacobian penalty; 0 switches it off.
+
+    Raises:
+        ValueError: for a negative weight, or a positive one with deformable kernels in ``g``.
+    """
+
+    def __init__(
+        self,
+        in_channels_list: list[int],
+        out_channels: int,
+        extra_blocks: nn.Module | None,
+        norm_layer: NormLayer | None,
+        *,
+        extra_levels: ExtraLevelsFrom,
+        make_g: Callable[[int, int], nn.Module],
+        solver: Policy | None,
+        jacobian_weight: float,
+    ) -> None:
+        super().__init__(in_channels_list, out_channels, extra_blocks, extra_levels)
+        self.projection = Projection(in_channels_list, out_channels, self.extra_levels, norm_layer)
+        self.g = make_g(out_channels, len(in_channels_list) + (0 if self.extra_levels == "none" else 2))
+        self.solver: Policy = Equilibrium() if solver is None else solver
+        if jacobian_weight < 0:
+            raise ValueError(f"jacobian_penalty must not be negative, got {jacobian_weight}")
+        if jacobian_weight > 0 and any(isinstance(m, DeformableConv) for m in self.g.modules()):
+            raise ValueError(
+                "jacobian_penalty differentiates twice and torchvision's deform_conv2d cannot: "
+                "set neck.jacobian_penalty=0 or csc.deform=false"
+            )
+        self.jacobian_weight = jacobian_weight
+
+    def iterate(self, p: Levels, b: Levels) -> Levels:
+        """One evaluation of the iteration's right-hand side."""
+        raise TypeError(f"{type(self).__name__} defines no iterate(); use ImplicitFPN or MDEQNeck")
+
+    def pyramid(self, features: Levels) -> Levels:
+        """Backbone levels to P*, fp32, contiguous. ``Unroll(0)`` gives B: P^0 is zero for every image."""
+        b: Levels = self.projection(features)
+        check_halving(b)
+        if isinstance(self.solver, Unroll) and self.solver.steps == 0:
+            self.stats = None
+            return b
+        layout = Layout.of(b)
+        p0 = layout.zeros(b[0])
+
+        def f(p: Tensor) -> Tensor:
+            return layout.flatten(self.iterate(layout.views(p), b), p.dtype)
+
+        with once_per_solve(self.g):
+            p, self.stats = self.solver(f, p0, training=self.training)
+            if self.training and self.jacobian_weight > 0 and torch.is_grad_enabled():
+                z = p.detach().requires_grad_()
+                self.auxiliary_losses["jacobian"] = self.jacobian_weight * jacobian_penalty(f(z), z)
+        return [level.contiguous() for level in layout.views(p)]

@@ -1,0 +1,50 @@
+"""The solver's state: a whole pyramid as one matrix (N, D), and its levels as views of it."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Where each level lies in the flat state.
+
+    Args:
+        shapes: (C, H_l, W_l) per level, fine to coarse; D = sum of C * H_l * W_l.
+    """
+
+    shapes: tuple[tuple[int, int, int], ...]
+
+    @classmethod
+    def of(cls, levels: list[Tensor]) -> "Layout":
+        """The layout of levels (N, C, H_l, W_l)."""
+        return cls(tuple((int(x.shape[1]), int(x.shape[2]), int(x.shape[3])) for x in levels))
+
+    @property
+    def sizes(self) -> list[int]:
+        """Number of values of each level of one image."""
+        return [c * h * w for c, h, w in self.shapes]
+
+    def zeros(self, like: Tensor) -> Tensor:
+        """P^0 = 0 for the batch and device of ``like``: (N, D), fp32 (or fp64 if ``like`` is).
+
+        The state stays fp32 under autocast: the solver takes differences of nearly equal states.
+        """
+        dtype = torch.promote_types(like.dtype, torch.float32)
+        return like.new_zeros((like.shape[0], sum(self.sizes)), dtype=dtype)
+
+    def views(self, z: Tensor) -> list[Tensor]:
+        """(N, D) -> levels (N, C, H_l, W_l) that share its memory."""
+        # one split instead of a slice per level: its backward is one concatenation
+        parts = torch.split(z, self.sizes, dim=1)
+        return [part.view(-1, *shape) for part, shape in zip(parts, self.shapes, strict=True)]
+
+    def flatten(self, levels: list[Tensor], dtype: torch.dtype) -> Tensor:
+        """Levels (N, C, H_l, W_l) of any floating type -> (N, D) of ``dtype``, in one pass over the data."""
+        if torch.is_grad_enabled():
+            return torch.cat([level.to(dtype).flatten(1) for level in levels], dim=1)
+        z = levels[0].new_empty((levels[0].shape[0], sum(self.sizes)), dtype=dtype)
+        for view, level in zip(self.views(z), levels, strict=True):
+            view.copy_(level)
+        return z

@@ -1,0 +1,169 @@
+"""The backward pass as a linear system: u = g + Jᵀu, J the Jacobian of f at the equilibrium.
+
+By the implicit function theorem the gradient of a loss L(z*) with respect to anything f depends on is that of
+f at z* with the cotangent u in place of g = ∂L/∂z* (paper Sec. 3.3; Bai et al., Deep Equilibrium Models,
+2019). One product Jᵀv is one vector-Jacobian product (VJP) of the single graded evaluation of f.
+
+The system is solved for g divided by its largest entry, so a solve does not depend on the size of the
+gradient.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from ifpn.solvers.anderson import Anderson
+from ifpn.solvers.broyden import Broyden
+from ifpn.solvers.history import add_combination, combine, dots, norms, small, worth_it
+from ifpn.solvers.iterate import iterate
+from ifpn.solvers.solution import Solution, Status
+
+Product = Callable[[Tensor], Tensor]
+"""v (B, N) -> Jᵀv (B, N)."""
+
+
+@dataclass(frozen=True)
+class GMRES:
+    """The smallest residual in the span of g, Jᵀg, (Jᵀ)²g, ... (Saad and Schultz 1986).
+
+    Stores one vector per VJP. Its residual never grows, and u stays bounded where J does not contract.
+    """
+
+    def solve(self, product: Product, g: Tensor, max_vjps: int, rtol: float) -> Solution:
+        """Solve u = g + product(u) for g (B, N)."""
+        return _Arnoldi(g, max_vjps).run(product, rtol)
+
+
+class _Arnoldi:
+    """Orthonormal basis v_0 = g / |g|, v_1, ... with (1 - Jᵀ) V = V H, H upper Hessenberg, all per sample."""
+
+    def __init__(self, g: Tensor, max_vjps: int) -> None:
+        batch, size = g.shape
+        exact = small(g.device)
+        self.g = g
+        self.size = norms(g)
+        self.max_vjps = max_vjps
+        self.basis = g.new_empty(batch, max_vjps + 1, size)
+        self.hessenberg = g.new_zeros(batch, max_vjps + 1, max_vjps, dtype=exact)
+        self.failed = torch.zeros_like(self.size, dtype=torch.bool)
+        self.eps = torch.finfo(g.dtype).eps
+
+    def run(self, product: Product, rtol: float) -> Solution:
+        torch.mul(self.g, _inverse(self.size).to(self.g.dtype)[:, None], out=self.basis[:, 0])
+        used = self.max_vjps
+        for j in range(self.max_vjps):
+            self._extend(j, product)
+            if rtol > 0 and bool((self._fit(j + 1)[1] <= rtol).all()):
+                used = j + 1
+                break
+        fits = [self._fit(j) for j in range(1, used + 1)]
+        trace = torch.stack([residual for _, residual in fits])
+        # Residuals never grow, so the last fit is the best; a failed sample adds nothing after its failure.
+        y, residual = fits[-1]
+        u = combine(self.basis[:, :used], y * self.size[:, None], torch.empty_like(self.basis[:, 0]))
+        nothing = self.failed & (y == 0).all(dim=1)
+        if worth_it(nothing):
+            u = torch.where(nothing[:, None], self.g, u)
+        status = torch.full_like(self.failed, Status.MAX_EVALS, dtype=torch.int64)
+        status.masked_fill_(residual <= rtol, Status.CONVERGED).masked_fill_(self.failed, Status.NONFINITE)
+        return Solution(u, residual, trace, used, trace.argmin(dim=0), status)
+
+    def _extend(self, j: int, product: Product) -> None:
+        """Column j of the Hessenberg matrix and basis vector j + 1."""
+        known, new = self.basis[:, : j + 1], self.basis[:, j + 1]
+        torch.sub(known[:, j], product(known[:, j]), out=new)
+        bad = ~torch.isfinite(norms(new))
+        self.failed |= bad
+        if worth_it(bad):
+            new.masked_fill_(bad[:, None], 0.0)
+        first = dots(known, new)
+        add_combination(new, known, -first)
+        second = dots(known, new)  # once more: a single pass loses orthogonality to rounding
+        add_combination(new, known, -second)
+        length = norms(new)
+        column = first + second
+        # Nothing new: the system is solved exactly in the span so far.
+        length = torch.where(length > 10 * self.eps * torch.linalg.vector_norm(column, dim=1), length, 0.0)
+        self.hessenberg[:, : j + 1, j] = column
+        self.hessenberg[:, j + 1, j] = length
+        new.mul_(_inverse(length).to(new.dtype)[:, None])
+
+    def _fit(self, j: int) -> tuple[Tensor, Tensor]:
+        """Coefficients (B, j) of the smallest residual from j VJPs for |g| = 1, and that residual (B,)."""
+        h = self.hessenberg[:, : j + 1, :j]
+        normal = h.transpose(1, 2) @ h
+        diagonal = normal.diagonal(dim1=1, dim2=2)
+        # Columns of a finished sample are zero: any pivot gives them the coefficient 0.
+        diagonal.add_(torch.where(diagonal > 0, 0.0, 1.0))
+        y, _ = torch.linalg.solve_ex(normal, h[:, 0, :, None])
+        rest = -(h @ y)[..., 0]
+        rest[:, 0] += (self.size > 0).to(rest.dtype)
+        return y[..., 0], torch.linalg.vector_norm(rest, dim=1)
+
+
+@dataclass(frozen=True)
+class Neumann:
+    """The series u = g + Jᵀg + (Jᵀ)²g + ..., cut per sample where its terms begin to grow.
+
+    Uncut it diverges as soon as training leaves the contraction regime, and takes the weights with it.
+    """
+
+    def solve(self, product: Product, g: Tensor, max_vjps: int, rtol: float) -> Solution:
+        """Sum the series for g (B, N); the residual of a partial sum is its first missing term."""
+        size = norms(g)
+        previous = size
+        u, term = g.clone(), g
+        active = size > 0
+        status = torch.where(active, int(Status.MAX_EVALS), int(Status.CONVERGED))
+        residual = torch.ones_like(size)
+        trace = []
+        for _ in range(max_vjps):
+            term = product(term)
+            length = norms(term)
+            finite = torch.isfinite(length)
+            residual = torch.where(active & finite, length * _inverse(size), residual)
+            trace.append(residual)
+            status.masked_fill_(active & ~(length < previous), Status.STAGNATED)
+            status.masked_fill_(active & ~finite, Status.NONFINITE)
+            active = active & (length < previous)
+            if worth_it(~active):
+                term = torch.where(active[:, None], term, 0.0)
+            u += term
+            status.masked_fill_(active & (residual <= rtol), Status.CONVERGED)
+            active = active & ~(residual <= rtol)
+            previous = length
+            if rtol > 0 and not bool(active.any()):
+                break
+        residual = torch.where(size > 0, residual, 0.0)
+        rows = torch.stack(trace)
+        return Solution(u, residual, rows, len(trace), rows.argmin(dim=0), status)
+
+
+LinearSolver = GMRES | Neumann | Broyden | Anderson
+
+
+def solve_adjoint(product: Product, g: Tensor, solver: LinearSolver, max_vjps: int, rtol: float) -> Solution:
+    """Solve u = g + product(u) for every sample of g (B, N); a zero g gives a zero u, at any scale of g.
+
+    A sample whose products fail keeps the best u before the failure, at worst u = g. The residual reported is
+    |g + Jᵀu - u| / |g|.
+    """
+    scale = torch.linalg.vector_norm(g, ord=torch.inf, dim=1, keepdim=True)
+    scale = torch.where((scale > 0) & torch.isfinite(scale), scale, 1.0)
+    unit = g / scale
+    with torch.autocast(g.device.type, enabled=False):
+        if isinstance(solver, GMRES | Neumann):
+            solution = solver.solve(product, unit, max_vjps, rtol)
+        else:
+            solution = iterate(
+                lambda u: unit + product(u), unit, solver, max_vjps, rtol, 0.0, unit=norms(unit)
+            )
+    return replace(solution, value=solution.value * scale)
+
+
+def _inverse(x: Tensor) -> Tensor:
+    return torch.where(x > 0, x.reciprocal(), 0.0)

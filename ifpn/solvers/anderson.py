@@ -1,0 +1,74 @@
+"""Anderson acceleration: the mixture of the last m values of f whose residuals cancel best.
+
+    minimise |Σ_i w_i r_i| subject to Σ_i w_i = 1,  r_i = f(z_i) - z_i,   z_next = Σ_i w_i (z_i + β r_i)
+
+(D. G. Anderson 1965; H. Walker and P. Ni 2011). The Gram matrix of the residuals changes by one row per
+evaluation, so an iteration reads the m residuals once and the m values once, for any number of iterations.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ifpn.solvers.history import add_combination, combine, dots, small
+
+
+@dataclass(frozen=True)
+class Anderson:
+    """Anderson acceleration over the last m evaluations; beta < 1 mixes in the states too (damping)."""
+
+    m: int = 5
+    beta: float = 1.0
+
+    def __post_init__(self) -> None:
+        if self.m < 1:
+            raise ValueError(f"Anderson: m must be at least 1, got {self.m}")
+        if not 0 < self.beta <= 1:
+            raise ValueError(f"Anderson: beta must lie in (0, 1], got {self.beta}")
+
+    def start(self, z0: Tensor, max_evals: int) -> _AndersonSteps:
+        return _AndersonSteps(min(self.m, max_evals), self.beta, z0)
+
+
+class _AndersonSteps:
+    def __init__(self, m: int, beta: float, z0: Tensor) -> None:
+        batch, size = z0.shape
+        self.m, self.beta = m, beta
+        self.count = 0
+        self.residuals = z0.new_empty(batch, m, size)
+        self.values = z0.new_empty(batch, m, size)
+        self.gram = z0.new_zeros(batch, m, m, dtype=small(z0.device))
+        # A tenth of the rounding error of the inner products, on a Gram matrix scaled to unit diagonal: it
+        # acts on residuals that are parallel within rounding, and equally whatever the residuals' size.
+        self.ridge = 0.1 * torch.finfo(z0.dtype).eps
+
+    def slot(self) -> Tensor:
+        return self.residuals[:, self.count % self.m]
+
+    def step(self, z: Tensor, fz: Tensor, out: Tensor) -> None:
+        i, n = self.count % self.m, min(self.count + 1, self.m)
+        self.values[:, i].copy_(fz)
+        row = dots(self.residuals[:, :n], self.residuals[:, i])
+        self.gram[:, i, :n] = row
+        self.gram[:, :n, i] = row
+        weights = self._weights(i, n)
+        combine(self.values[:, :n], weights, out)
+        if self.beta != 1:
+            add_combination(out, self.residuals[:, :n], (self.beta - 1) * weights)
+        self.count += 1
+
+    def _weights(self, newest: int, n: int) -> Tensor:
+        """(B, n) weights, summing to 1, of the smallest mixture of residuals."""
+        gram = self.gram[:, :n, :n]
+        size = gram.diagonal(dim1=1, dim2=2).rsqrt()
+        scaled = gram * size[:, :, None] * size[:, None]
+        scaled.diagonal(dim1=1, dim2=2).add_(self.ridge)
+        solved, _ = torch.linalg.solve_ex(scaled, size[..., None])  # the _ex form waits for no error flag
+        weights = size * solved[..., 0]
+        weights = weights / weights.sum(dim=1, keepdim=True)
+        plain = torch.zeros_like(weights)
+        plain[:, newest] = 1
+        return torch.where(torch.isfinite(weights).all(dim=1, keepdim=True), weights, plain)

@@ -1,0 +1,234 @@
+"""Differentiable equilibria: z* = f(z*), with a gradient in everything that f closes over.
+
+The search runs without autograd, so its memory does not grow with the number of evaluations. Then f is
+evaluated once more, with autograd, at the state found. That one evaluation gives the returned value, the
+Jacobian products of the backward solve, and the gradients of the parameters: the backward pass only exchanges
+the incoming gradient g for the solution u of u = g + Jᵀu, and ordinary autograd does the rest. So every
+parameter receives exactly one gradient.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+from torch.autograd.graph import GradientEdge, get_gradient_edge
+
+from ifpn.solvers.adjoint import GMRES, LinearSolver, Neumann, solve_adjoint
+from ifpn.solvers.anderson import Anderson
+from ifpn.solvers.broyden import Broyden
+from ifpn.solvers.history import norms, worth_it
+from ifpn.solvers.iterate import check_budget, solve
+from ifpn.solvers.rules import StepRule
+from ifpn.solvers.solution import Map, Solution, Stats
+from ifpn.solvers.state import check_output, flatten
+
+
+@dataclass(frozen=True)
+class Forward:
+    """How to search the equilibrium: a step rule, budget in evaluations of f, tolerances (see `solve`)."""
+
+    solver: StepRule = field(default_factory=Anderson)
+    max_evals: int = 15
+    rtol: float = 0.0
+    atol: float = 0.0
+
+    def __post_init__(self) -> None:
+        check_rule("Forward", self.solver)
+        check_budget("Forward: max_evals", self.max_evals, {"rtol": self.rtol, "atol": self.atol})
+
+
+@dataclass(frozen=True)
+class Implicit:
+    """The exact gradient of the equilibrium, to the accuracy of max_vjps vector-Jacobian products.
+
+    Products beyond the accuracy of the forward solve are wasted: the Jacobian is that of the state found.
+    """
+
+    solver: LinearSolver = field(default_factory=GMRES)
+    max_vjps: int = 7
+    rtol: float = 0.0
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.solver, GMRES | Neumann | Broyden | Anderson):
+            raise TypeError(
+                f"Implicit: solver must be GMRES(), Neumann(), Broyden() or Anderson(), got {self.solver!r}"
+            )
+        check_budget("Implicit: max_vjps", self.max_vjps, {"rtol": self.rtol})
+
+
+@dataclass(frozen=True)
+class Unrolled:
+    """Backpropagate through `steps` plain evaluations that follow the state found, and no further."""
+
+    steps: int
+
+    def __post_init__(self) -> None:
+        check_budget("Unrolled: steps", self.steps, {})
+
+
+@dataclass(frozen=True)
+class Phantom:
+    """As Unrolled, with damped steps z + tau (f(z) - z) (Geng et al., On Training Implicit Models, 2021)."""
+
+    steps: int
+    tau: float
+
+    def __post_init__(self) -> None:
+        check_budget("Phantom: steps", self.steps, {})
+        if not 0 < self.tau <= 1:
+            raise ValueError(f"Phantom: tau must lie in (0, 1], got {self.tau}")
+
+
+@dataclass(frozen=True)
+class OneStep:
+    """u = g: differentiate one evaluation as if its input were constant (Fung et al., JFB, 2022)."""
+
+
+Backward = Implicit | Unrolled | Phantom | OneStep
+
+
+def fixed_point(
+    f: Map, z0: Tensor, *, forward: Forward | None = None, backward: Backward | None = None
+) -> tuple[Tensor, Stats]:
+    """Find z = f(z) from z0 and return a value that is differentiable in all that f closes over.
+
+        z, stats = fixed_point(lambda z: torch.tanh(linear(z) + x), torch.zeros_like(x))
+
+    The returned value is f(z) at the best state z found (after `steps` such evaluations for Unrolled and
+    Phantom), with and without gradients, in training and in evaluation: `max_evals` evaluations to search and
+    one for the value. Fifteen evaluations to search thus cost 16 evaluations and make 15 updates, as 15
+    iterations of DEQ's Broyden do. Grad mode decides whether the value carries a gradient. No gradient
+    reaches z0: the equilibrium does not depend on it. Gradients of gradients are refused by autograd.
+
+    Args:
+        f: maps (B, ...) to the same shape; see `solve`. Under autograd it is evaluated exactly once.
+        z0: (B, ...) first state, only read.
+        forward: how to search; Forward(Anderson(5), max_evals=15) if not given.
+        backward: how to differentiate; Implicit(GMRES(), max_vjps=7) if not given.
+
+    Returns:
+        The value (B, ...), float32 (float64 if z0 is), and Stats. `stats.forward` describes z, so its
+        residual is that before the last evaluation. `stats.backward` is filled in by the backward pass of
+        Implicit. A sample of which no evaluation was finite returns its z0, with Status.NONFINITE.
+
+    Raises:
+        ValueError, TypeError: as `solve`.
+    """
+    forward = Forward() if forward is None else forward
+    backward = Implicit() if backward is None else backward
+    found = solve(f, z0, forward.solver, max_evals=forward.max_evals, rtol=forward.rtol, atol=forward.atol)
+    stats = Stats(found)
+    if isinstance(backward, Implicit) and torch.is_grad_enabled():
+        return _implicit(f, found, stats, backward), stats
+    z = found.value
+    steps = 1 if isinstance(backward, Implicit | OneStep) else backward.steps
+    tau = backward.tau if isinstance(backward, Phantom) else 1.0
+    for _ in range(steps):
+        y = _evaluate(f, z, found)
+        z = y if tau == 1 else torch.lerp(z, y, tau)
+    return z, stats
+
+
+def _evaluate(f: Map, z: Tensor, found: Solution) -> Tensor:
+    """f(z) in the precision of the state; a sample without one finite evaluation keeps its z."""
+    y = check_output(f(z), z.shape).to(z.dtype)
+    failed = torch.isinf(found.residual)
+    if worth_it(failed):
+        y = torch.where(failed.view(-1, *[1] * (z.dim() - 1)), z, y)
+    return y
+
+
+def _implicit(f: Map, found: Solution, stats: Stats, how: Implicit) -> Tensor:
+    note = _Note(stats)
+    z: Tensor = _Inlet.apply(found.value, torch.zeros((), requires_grad=True), note)
+    y = _evaluate(f, z, found)
+    if not y.requires_grad:
+        return y
+    job = _Job(get_gradient_edge(y), get_gradient_edge(z), how, note)
+    out: Tensor = _Exchange.apply(y, job)
+    return out
+
+
+@dataclass
+class _Note:
+    """What the backward solve leaves for the exact residual."""
+
+    stats: Stats
+    rest: Tensor | None = None  # g - u, (B, N)
+    size: Tensor | None = None  # |g|, (B,)
+
+
+@dataclass(frozen=True)
+class _Job:
+    """All the backward solve needs. Edges, not tensors: no state is kept alive by it and no cycle arises."""
+
+    value: GradientEdge
+    state: GradientEdge
+    how: Implicit
+    note: _Note
+
+    def product(self, shape: torch.Size) -> Callable[[Tensor], Tensor]:
+        def product(v: Tensor) -> Tensor:
+            (out,) = torch.autograd.grad(
+                self.value, self.state, v.reshape(shape), retain_graph=True, allow_unused=True
+            )
+            return torch.zeros_like(v) if out is None else out.reshape(v.shape)
+
+        return product
+
+
+class _Inlet(torch.autograd.Function):
+    """Where the state enters the graded evaluation.
+
+    The backward pass ends here with Jᵀu, which it computed on its way anyway: that gives the exact residual
+    of the adjoint solve. `anchor` is a leaf that makes autograd record; it gets no gradient.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, z: Tensor, anchor: Tensor, note: _Note) -> Tensor:
+        ctx.note = note
+        return z.view_as(z)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grads: Tensor) -> tuple[None, None, None]:
+        note: _Note = ctx.note
+        if note.rest is not None and note.size is not None and note.stats.backward is not None:
+            size = norms(note.rest.add_(flatten(grads[0])))
+            residual = torch.where(size > 0, size / note.size, 0.0)
+            note.stats.backward = replace(note.stats.backward, residual=residual)
+            note.rest = None
+        return None, None, None
+
+
+class _Exchange(torch.autograd.Function):
+    """Identity; its backward exchanges g for the solution u of u = g + Jᵀu."""
+
+    @staticmethod
+    def forward(ctx: Any, y: Tensor, job: _Job) -> Tensor:
+        ctx.job = job
+        return y.view_as(y)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
+        job: _Job = ctx.job
+        g = flatten(grads[0])
+        solution = solve_adjoint(
+            job.product(grads[0].shape), g, job.how.solver, job.how.max_vjps, job.how.rtol
+        )
+        u = solution.value
+        job.note.rest, job.note.size = g - u, norms(g)
+        job.note.stats.backward = replace(solution, value=u.new_empty(0))
+        return u.view(grads[0].shape), None
+
+
+def check_rule(owner: str, solver: object) -> None:
+    """Raise TypeError unless `solver` is a step rule."""
+    if not callable(getattr(solver, "start", None)):
+        raise TypeError(f"{owner}: solver must be Broyden(), Anderson() or Picard(), got {solver!r}")

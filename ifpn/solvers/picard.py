@@ -1,0 +1,34 @@
+"""Picard iteration: the plain fixed-point step, damped."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Picard:
+    """z <- z + tau (f(z) - z). tau = 1 repeats f; tau < 1 is damped, for maps that overshoot."""
+
+    tau: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not 0 < self.tau <= 1:
+            raise ValueError(f"Picard: tau must lie in (0, 1], got {self.tau}")
+
+    def start(self, z0: Tensor, max_evals: int) -> _PicardSteps:
+        return _PicardSteps(self.tau, z0)
+
+
+class _PicardSteps:
+    def __init__(self, tau: float, z0: Tensor) -> None:
+        self.tau = tau
+        self.change = torch.empty_like(z0, memory_format=torch.contiguous_format)
+
+    def slot(self) -> Tensor:
+        return self.change
+
+    def step(self, z: Tensor, fz: Tensor, out: Tensor) -> None:
+        torch.add(z, self.change, alpha=self.tau, out=out)

@@ -1,0 +1,30 @@
+"""What the loop asks of a solver: a step rule. It never calls f, never stops, never judges."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from torch import Tensor
+
+
+class Steps(Protocol):
+    """The running state of a step rule within one solve."""
+
+    def slot(self) -> Tensor:
+        """(B, N) buffer that receives f(z) - z of the coming step. Called once per evaluation."""
+        ...
+
+    def step(self, z: Tensor, fz: Tensor, out: Tensor) -> None:
+        """Write the state after z (B, N) to `out` (B, N), which may be z itself. `slot` holds fz - z.
+
+        Samples must not mix. Samples that are already finished may get any value: the loop puts them back.
+        """
+        ...
+
+
+class StepRule(Protocol):
+    """A solver: the parameters of a step rule."""
+
+    def start(self, z0: Tensor, max_evals: int) -> Steps:
+        """Allocate for one solve from z0 (B, N)."""
+        ...

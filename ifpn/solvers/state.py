@@ -1,0 +1,95 @@
+"""The state as the loop sees it: flat (B, N), at least float32, and the best one so far."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ifpn.solvers.history import worth_it
+from ifpn.solvers.solution import Map
+
+
+def state_dtype(z: Tensor) -> torch.dtype:
+    """float64 stays float64; everything shorter is solved in float32."""
+    return torch.float64 if z.dtype == torch.float64 else torch.float32
+
+
+def check_state(z0: Tensor) -> None:
+    """Raise TypeError or ValueError unless z0 is a floating-point tensor with a batch dimension."""
+    if not isinstance(z0, Tensor) or not z0.is_floating_point():
+        what = str(z0.dtype) if isinstance(z0, Tensor) else type(z0).__name__
+        raise TypeError(f"z0 must be a floating-point tensor, got {what}; convert it, e.g. z0.float()")
+    if z0.dim() == 0:
+        raise ValueError("z0 must have a batch dimension, shape (B, ...); got a scalar, use z0.reshape(1)")
+
+
+def flatten(z: Tensor) -> Tensor:
+    """(B, ...) -> (B, N) in state precision, without autograd; shares memory with z where it can."""
+    return z.detach().reshape(z.shape[0], math.prod(z.shape[1:])).to(state_dtype(z))
+
+
+@dataclass(frozen=True)
+class FlatMap:
+    """f on flat states, with its mistakes caught: (B, N) -> (B, N) in whatever precision f computed."""
+
+    f: Map
+    shape: torch.Size
+
+    def __call__(self, z: Tensor) -> Tensor:
+        tracked = not z.is_inference()
+        version = z._version if tracked else 0
+        out = self.f(z.reshape(self.shape))
+        if tracked and z._version != version:
+            raise ValueError(
+                "f changed its argument in place; let it work on a new tensor (no inplace=True first)"
+            )
+        return check_output(out, self.shape).reshape(z.shape)
+
+
+def check_output(out: Tensor, shape: torch.Size) -> Tensor:
+    """Raise unless `out`, a value of f, is a floating-point tensor of the state's shape."""
+    if not isinstance(out, Tensor) or not out.is_floating_point():
+        what = str(out.dtype) if isinstance(out, Tensor) else type(out).__name__
+        raise TypeError(f"f must return a floating-point tensor, got {what}")
+    if out.shape != shape:
+        raise ValueError(f"f must keep the shape of its argument: {tuple(shape)} became {tuple(out.shape)}")
+    return out
+
+
+class Best:
+    """The best state of every sample, kept by exchanging buffers, and copied only where samples disagree.
+
+    It owns at most two buffers, the best and the next state; z0 belongs to the caller and is never written.
+    """
+
+    def __init__(self, z0: Tensor) -> None:
+        self.value = z0
+        self._z0 = z0
+        self._spare: Tensor | None = None
+
+    def offer(self, z: Tensor, improved: Tensor) -> None:
+        """Take z (B, N) for the samples in `improved` (B,)."""
+        if z is self.value or not worth_it(improved):
+            return
+        if z.device.type == "cpu" and bool(improved.all()):
+            if self.value is not self._z0:
+                self._spare = self.value
+            self.value = z
+        elif self.value is self._z0:
+            self.value = torch.where(improved[:, None], z, self.value)
+        else:
+            torch.where(improved[:, None], z, self.value, out=self.value)
+
+    def room(self, z: Tensor) -> Tensor:
+        """The buffer for the state that follows z: z itself, unless z is still needed."""
+        if z is not self.value and z is not self._z0:
+            return z
+        spare, self._spare = self._spare, None
+        return torch.empty_like(z, memory_format=torch.contiguous_format) if spare is None else spare
+
+    def owned(self) -> Tensor:
+        """The best state, in memory the caller of the solve does not hold already."""
+        return self.value.clone() if self.value is self._z0 else self.value

@@ -1,0 +1,8 @@
+"""What runs beside a training: progress on the terminal, the solver's state, checkpoints, the run folder's story."""
+
+from ifpn.training.callbacks.checkpoints import BestCheckpoint, LastCheckpoint
+from ifpn.training.callbacks.progress import Progress
+from ifpn.training.callbacks.run_report import RunReport
+from ifpn.training.callbacks.solver_monitor import SolverMonitor
+
+__all__ = ["BestCheckpoint", "LastCheckpoint", "Progress", "RunReport", "SolverMonitor"]

@@ -1,0 +1,83 @@
+"""The run folder tells its own story: result.json, samples.png, curves.png, convergence.png."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.callbacks import Callback
+from pytorch_lightning.loggers import WandbLogger
+
+from ifpn.reports.convergence import draw_convergence
+from ifpn.reports.curves import draw_curves
+from ifpn.reports.samples import draw_samples
+from ifpn.training.callbacks.solver_monitor import SolverMonitor
+from ifpn.training.module import DetectionModule
+from ifpn.training.result import write_result
+
+
+class RunReport(Callback):
+    """Written by the first rank when training ends.
+
+    samples: how many validation images are drawn, spread evenly over the set. score_threshold: of the boxes drawn.
+    """
+
+    def __init__(self, samples: int, score_threshold: float) -> None:
+        self.samples = samples
+        self.score_threshold = score_threshold
+        self.step_seconds: list[float] = []
+        self._last_end: float | None = None
+
+    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._last_end = None
+
+    def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._last_end = None
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        # From the end of one step to the end of the next: waiting for data counts, validation does not.
+        now = time.monotonic()
+        if self._last_end is not None:
+            self.step_seconds.append(now - self._last_end)
+        self._last_end = now
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if not trainer.is_global_zero or not isinstance(pl_module, DetectionModule):
+            return
+        folder = Path(trainer.default_root_dir)
+        monitor = next((c for c in trainer.callbacks if isinstance(c, SolverMonitor)), None)  # type: ignore[attr-defined]
+        write_result(folder / "result.json", trainer, pl_module, self.step_seconds, monitor.summary if monitor else {})
+        pictures = [self._draw_samples(trainer, pl_module, folder / "samples.png")]
+        for logger in trainer.loggers:
+            logger.save()
+        if (folder / "metrics.csv").is_file():
+            draw_curves(folder / "metrics.csv", folder / "curves.png")
+            pictures.append(folder / "curves.png")
+        if monitor is not None and "forward" in monitor.traces:
+            draw_convergence(monitor.traces["forward"], monitor.traces.get("backward"), folder / "convergence.png")
+            pictures.append(folder / "convergence.png")
+        for logger in trainer.loggers:
+            if isinstance(logger, WandbLogger):
+                for picture in pictures:
+                    logger.log_image(f"run/{picture.stem}", [str(picture)])
+
+    def _draw_samples(self, trainer: pl.Trainer, module: DetectionModule, path: Path) -> Path:
+        dataset = trainer.datamodule.val_dataset  # type: ignore[attr-defined]
+        count = min(self.samples, len(dataset))
+        items = [dataset[i * len(dataset) // count] for i in range(count)]
+        images = [image for image, _ in items]
+        was_training = module.detector.training
+        module.detector.eval()
+        with torch.no_grad():
+            detections = [
+                {k: v.cpu() for k, v in module.detector([image.to(module.device).float() / 255])[0].items()} for image in images
+            ]
+        module.detector.train(was_training)
+        truths = [target for _, target in items]
+        draw_samples(images, truths, detections, module.facts["class_names"], path, score_threshold=self.score_threshold)
+        return path

@@ -1,0 +1,80 @@
+"""The LightningModule: a detector, its losses, its optimiser, and the 12 COCO numbers after each epoch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.utilities.types import OptimizerLRScheduler
+from torch import Tensor, nn
+
+from ifpn.evaluation import CocoEvaluator, CocoResult
+from ifpn.training.randomness import seed_step
+from ifpn.training.recipe import Plan, Recipe
+
+Target = dict[str, Any]
+Batch = tuple[Sequence[Tensor], Sequence[Target]]
+
+
+class DetectionModule(pl.LightningModule):
+    """Trains any detector that keeps torchvision's contract.
+
+    detector: images (3, H, W) in 0..1 and targets in, a dict of losses (training) or a list of detections out.
+    recipe, plan: optimiser and learning rate. evaluator: scores the detections on the validation set.
+    facts: plain values (configuration, class names, category ids) stored in every checkpoint, enough to rebuild it.
+    """
+
+    def __init__(
+        self, detector: nn.Module, recipe: Recipe, plan: Plan, evaluator: CocoEvaluator, facts: dict[str, Any], seed: int
+    ) -> None:
+        super().__init__()
+        self.detector = detector
+        self.recipe = recipe
+        self.plan = plan
+        self.evaluator = evaluator
+        self.facts = facts
+        self.seed = seed
+        self.batches_seen = 0
+        self.result: CocoResult | None = None
+
+    def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
+        """Images travel as uint8, a quarter of the bytes, and become numbers in 0..1 on the device."""
+        images, targets = batch
+        return [image.float().div_(255) for image in images], targets
+
+    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
+        seed_step(self.seed, self.batches_seen, self.global_rank)
+        self.batches_seen += 1
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        images, targets = batch
+        losses: dict[str, Tensor] = self.detector(images, targets)
+        loss = torch.stack(list(losses.values())).sum()
+        self.log("train/loss", loss, prog_bar=True, batch_size=len(images))
+        self.log_dict({f"train/{name}": value for name, value in losses.items()}, batch_size=len(images))
+        return loss
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        images, targets = batch
+        self.evaluator.update([int(t["image_id"]) for t in targets], self.detector(images))
+
+    def on_validation_epoch_end(self) -> None:
+        self.evaluator.gather()
+        self.result = self.evaluator.compute()
+        # Every rank computed the same numbers from the same detections.
+        self.log_dict({f"val/{name}": float(value) for name, value in self.result.summary.items()}, rank_zero_only=False)
+
+    def on_validation_epoch_start(self) -> None:
+        self.evaluator.reset()
+
+    def configure_optimizers(self) -> OptimizerLRScheduler:
+        optimizer, schedule = self.recipe.build(self.detector, self.plan)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint["ifpn"] = {**self.facts, "batches_seen": self.batches_seen}
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        self.batches_seen = int(checkpoint["ifpn"]["batches_seen"])

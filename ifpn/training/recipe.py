@@ -1,0 +1,149 @@
+"""How long, how fast, and on how many images at a time: the paper's schedules (Sec. 4.2, 4.5) and a quick one."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Protocol
+
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LambdaLR
+
+
+class Curve(Protocol):
+    """Learning rate as a factor of the base rate, at a step (0-based) of a run of `max_steps` steps."""
+
+    def factor(self, step: int, max_steps: int) -> float: ...
+
+    def stretched(self, ratio: float) -> Curve: ...
+
+
+def _warmup(step: int, steps: int, factor: float) -> float:
+    """Linear from `factor` at step 0 to 1 at step `steps`."""
+    if step >= steps:
+        return 1.0
+    done = step / steps
+    return factor * (1.0 - done) + done
+
+
+@dataclass(frozen=True)
+class MultiStep:
+    """The paper's curve: linear warm-up, then times `gamma` at each milestone (Sec. 4.2)."""
+
+    milestones: Sequence[int]
+    gamma: float
+    warmup_steps: int
+    warmup_factor: float
+
+    def factor(self, step: int, max_steps: int) -> float:
+        passed = sum(step >= m for m in self.milestones)
+        return float(_warmup(step, self.warmup_steps, self.warmup_factor) * self.gamma**passed)
+
+    def stretched(self, ratio: float) -> MultiStep:
+        """The same curve over `ratio` times as many steps. The warm-up keeps its length in steps."""
+        return replace(self, milestones=[round(m * ratio) for m in self.milestones])
+
+
+@dataclass(frozen=True)
+class Cosine:
+    """Linear warm-up, then half a cosine from 1 down to `final_factor` at the last step."""
+
+    warmup_steps: int
+    warmup_factor: float
+    final_factor: float
+
+    def factor(self, step: int, max_steps: int) -> float:
+        # A run shorter than the warm-up would never reach its rate: at most a fifth of it warms up.
+        warmup = min(self.warmup_steps, max_steps // 5)
+        if step < warmup:
+            return _warmup(step, warmup, self.warmup_factor)
+        done = min((step - warmup) / max(max_steps - warmup, 1), 1.0)
+        return self.final_factor + (1.0 - self.final_factor) * 0.5 * (1.0 + math.cos(math.pi * done))
+
+    def stretched(self, ratio: float) -> Cosine:
+        return self
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A recipe applied to the machine at hand.
+
+    lr: base learning rate. max_steps: optimiser steps in all. curve: learning-rate factors over those steps.
+    batch: images per optimiser step, all devices together. words: what was decided and why, for the terminal.
+    """
+
+    lr: float
+    max_steps: int
+    curve: Curve
+    batch: int
+    words: str
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Optimiser and schedule, written for `base_batch_size` images per step; `plan` adapts it to another batch."""
+
+    optimizer: partial[Optimizer]
+    norm_weight_decay: float
+    curve: Curve
+    max_steps: int | None
+    max_epochs: int | None
+    batch_size: int
+    base_batch_size: int
+    scaling: str
+    gradient_clip: float | None
+    val_every: int | None
+    min_size: Sequence[int]
+    max_size: int
+
+    def plan(self, world_size: int, accumulate: int, batches_per_epoch: int) -> Plan:
+        """Apply the rule for other batch sizes.
+
+        Args:
+            world_size: processes. accumulate: batches per optimiser step. batches_per_epoch: per process.
+        """
+        batch = self.batch_size * world_size * accumulate
+        ratio = batch / self.base_batch_size if self.scaling == "linear" else 1.0
+        lr = float(self.optimizer.keywords["lr"])
+        if self.max_steps is not None:
+            steps, curve = round(self.max_steps / ratio), self.curve.stretched(1.0 / ratio)
+        else:
+            assert self.max_epochs is not None
+            steps, curve = math.ceil(batches_per_epoch / accumulate) * self.max_epochs, self.curve
+        words = (
+            f"{batch} images per step ({self.batch_size} per device x {world_size} device(s) x {accumulate} accumulated), "
+            f"{steps} steps, lr {lr * ratio:g}"
+        )
+        if ratio != 1.0:
+            words += (
+                f"; linear rule: the schedule is written for {self.base_batch_size} images, so lr {lr:g} -> {lr * ratio:g}"
+                + (f" and {self.max_steps} -> {steps} steps" if self.max_steps is not None else "")
+                + " (schedule.scaling=none keeps it as written)"
+            )
+        return Plan(lr * ratio, steps, curve, batch, words)
+
+    def build(self, model: nn.Module, plan: Plan) -> tuple[Optimizer, LambdaLR]:
+        """The optimiser (no weight decay on normalisation layers, as the baselines) and its per-step schedule."""
+        decayed, norms = split_parameters(model)
+        groups: list[dict[str, object]] = [{"params": decayed}]
+        if norms:
+            groups.append({"params": norms, "weight_decay": self.norm_weight_decay})
+        optimizer = self.optimizer(groups, lr=plan.lr)
+        factor: Callable[[int], float] = partial(plan.curve.factor, max_steps=plan.max_steps)
+        return optimizer, LambdaLR(optimizer, factor)
+
+
+def split_parameters(model: nn.Module) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
+    """Trainable parameters, each once: (those with weight decay, those of normalisation layers)."""
+    norm_ids = {
+        id(p)
+        for module in model.modules()
+        if isinstance(module, _BatchNorm | nn.GroupNorm | nn.LayerNorm)
+        for p in module.parameters(recurse=False)
+    }
+    trainable = [p for p in model.parameters() if p.requires_grad]
+    return [p for p in trainable if id(p) not in norm_ids], [p for p in trainable if id(p) in norm_ids]

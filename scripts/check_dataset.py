@@ -1,0 +1,78 @@
+"""Check a COCO-format folder wholly: counts, every defect with its ids, and a page of pictures with boxes.
+
+    python scripts/check_dataset.py ROOT [--out FOLDER]
+
+Writes report.txt, report.json and a page of pictures per split into FOLDER (default: ./dataset_check), prints the
+text, and ends with status 1 if there are defects, 2 if a split cannot be read at all.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from ifpn.data import Augment, DataError, Reading
+from ifpn.data.check import SplitReport, check_split, shared_files
+from ifpn.data.dataset import CocoDataset
+from ifpn.data.report import as_json, as_text, draw_page
+
+
+def main() -> int:
+    arguments = _arguments()
+    reports: list[SplitReport] = []
+    sets: list[CocoDataset] = []
+    remarks: list[str] = []
+    failed = False
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    for split in ("train", "val"):
+        try:
+            report, data = check_split(
+                arguments.root,
+                split,
+                annotations=getattr(arguments, f"{split}_annotations"),
+                images=getattr(arguments, f"{split}_images"),
+                reading=Reading(max_pixels=arguments.max_pixels) if arguments.max_pixels else None,
+                follow_links=arguments.follow_links,
+            )
+        except DataError as error:
+            failed = True
+            remarks.append(f"{split} cannot be read: {error}")
+            continue
+        reports.append(report)
+        sets.append(data)
+        augment = Augment(iou_crop=0.5, color_jitter=0.2)
+        draw_page(data, augment, arguments.out / f"{split}.png", count=arguments.pictures, seed=0)
+    if len(sets) == 2:
+        shared = shared_files(sets[0].annotations, sets[1].annotations)
+        same_folder = sets[0].folder.resolve() == sets[1].folder.resolve()
+        if shared and same_folder:
+            remarks.append(
+                f"{len(shared)} images are in both splits, e.g. {shared[0]!r}: validation is not independent"
+            )
+    text = as_text(reports, remarks)
+    (arguments.out / "report.txt").write_text(text + "\n", encoding="utf-8", errors="backslashreplace")
+    (arguments.out / "report.json").write_text(as_json(reports, remarks) + "\n", encoding="utf-8")
+    sys.stdout.reconfigure(errors="backslashreplace")  # file names may hold what the terminal cannot show
+    print(text)
+    print(f"report and pictures in {arguments.out}")
+    return 2 if failed else int(any(report.counts for report in reports))
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description="Check a COCO-format folder.")
+    parser.add_argument("root", type=Path)
+    parser.add_argument("--out", type=Path, default=Path("dataset_check"))
+    parser.add_argument(
+        "--pictures", type=int, default=8, help="pictures per split on the page (each drawn twice)"
+    )
+    parser.add_argument("--max-pixels", type=int, default=None)
+    parser.add_argument("--follow-links", action="store_true")
+    for split in ("train", "val"):
+        parser.add_argument(f"--{split}-annotations", default=None)
+        parser.add_argument(f"--{split}-images", default=None)
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

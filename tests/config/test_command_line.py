@@ -1,0 +1,53 @@
+"""The command line as a user meets it: fast help, one-sentence errors, exit status 2."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+
+import pytest
+
+from tests.conftest import ROOT
+
+
+def command(*arguments: str, script: str = "train.py") -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, script, *arguments], cwd=ROOT, capture_output=True, text=True, timeout=120)
+
+
+def test_help_shows_groups_and_examples_without_waiting_for_torch() -> None:
+    started = time.monotonic()
+    done = command("--help")
+    seconds = time.monotonic() - started
+    assert done.returncode == 0, done.stderr
+    for group in ("backbone", "csc", "data", "detector", "neck", "schedule", "solver"):
+        assert f"{group}: " in done.stdout
+    assert done.stdout.count("python train.py") >= 3
+    # Composing takes 0.4 s; importing torch alone takes longer than 2 s on a busy machine.
+    assert seconds < 4
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("solver=broydn",), "solver=broydn does not exist. Allowed: anderson, broyden, fast, unroll. Did you mean solver=broyden?"),
+        (("solver.train_eval=3",), "Did you mean train_evals?"),
+        (("solver.train_evals=-1",), "it must be a whole number from 1 to 1000"),
+        (("neck=fpn", "solver=broyden"), "solves no fixed point"),
+        (("data=coco",), "data.root has no value"),
+        (("data=coco", "data.root=no/such/folder"), "no/such/folder"),
+        (("ckpt=no/such.ckpt",), "no such file"),
+        (("callbacks.best._target_=os.system",), "is not allowed"),
+    ],
+)
+def test_an_error_is_one_sentence_and_leaves_nothing_behind(arguments: tuple[str, ...], words: str, tmp_path) -> None:  # type: ignore[no-untyped-def]
+    done = command(*arguments, f"run_dir={tmp_path / 'run'}")
+    assert done.returncode == 2
+    assert words in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not list(tmp_path.glob("run/*.ckpt"))
+
+
+def test_evaluate_and_predict_say_what_they_need() -> None:
+    assert "exactly one of ckpt" in command(script="evaluate.py").stderr
+    assert "ckpt has no value" in command(script="predict.py").stderr

@@ -1,0 +1,221 @@
+"""Losses on raw tensors: finite for every valid target, independent of how often a batch is repeated."""
+
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+from torch.testing import assert_close
+
+from ifpn.detectors.boxes import giou_loss
+from ifpn.detectors.heads import Prediction
+from ifpn.detectors.normaliser import mean_over_ranks
+from ifpn.detectors.postprocess import Postprocess, clip
+from tests.detectors.cases import DENSE, make_detector, make_priors, make_target
+
+SIZES = [(16, 12), (8, 6), (4, 3), (2, 2), (1, 1)]  # 128 x 96 px
+KINDS = (*DENSE, "atss_delta")
+finite_floats = st.floats(-200, 500, width=32)
+
+
+def criterion_of(kind: str, num_classes: int) -> nn.Module:
+    name, _, coding = kind.partition("_")
+    return make_detector(name, num_classes, **({"box_coding": coding} if coding else {})).criterion
+
+
+def random_prediction(
+    kind: str, num_classes: int, images: int = 2, *, scale: float = 1.0, seed: int = 0
+) -> Prediction:
+    """Logits of the given scale; distances of some 50 px times the scale, never negative."""
+    generator = torch.Generator().manual_seed(seed)
+    priors = make_priors(kind.partition("_")[0], SIZES)
+
+    def normal(last: int) -> Tensor:
+        return torch.randn(images, len(priors.points), last, generator=generator) * scale
+
+    box = normal(4) if kind in ("retina", "atss_delta") else (normal(4) * 50).relu()
+    quality = None if kind == "retina" else normal(1).requires_grad_()
+    return Prediction(normal(num_classes).requires_grad_(), box.requires_grad_(), quality)
+
+
+def run(
+    kind: str, criterion: nn.Module, prediction: Prediction, targets: list[dict[str, Tensor]]
+) -> dict[str, Tensor]:
+    return criterion(prediction, make_priors(kind.partition("_")[0], SIZES), targets)
+
+
+@st.composite
+def targets(draw: st.DrawFn, num_classes: int) -> dict[str, Tensor]:
+    """Valid boxes of any place and size, from 1/64 px on, also outside the image; duplicates are likely."""
+    boxes, labels = [], []
+    for _ in range(draw(st.integers(0, 5))):
+        x, y = draw(finite_floats), draw(finite_floats)
+        width, height = draw(st.floats(1 / 64, 2000, width=32)), draw(st.floats(1 / 64, 2000, width=32))
+        boxes.append([x, y, x + width, y + height])
+        labels.append(draw(st.integers(0, num_classes - 1)))
+    return make_target(boxes + boxes[:1], labels + labels[:1])
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@given(data=st.data(), scale=st.sampled_from([0.01, 1.0, 30.0]), seed=st.integers(0, 1000))
+@settings(max_examples=25, deadline=None, derandomize=True)
+def test_losses_and_gradients_are_finite(kind: str, data: st.DataObject, scale: float, seed: int) -> None:
+    criterion = criterion_of(kind, 3)
+    prediction = random_prediction(kind, 3, scale=scale, seed=seed)
+    losses = run(kind, criterion, prediction, [data.draw(targets(3)), data.draw(targets(3))])
+    total = torch.stack(list(losses.values()))
+    assert total.isfinite().all()
+    assert (total >= 0).all()
+    total.sum().backward()
+    leaves = [t for t in prediction if t is not None] + list(criterion.parameters())
+    for leaf in leaves:
+        assert leaf.grad is not None
+        assert leaf.grad.isfinite().all()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_repeating_the_batch_changes_nothing(kind: str) -> None:
+    """Every loss is a sum over something counted in the same batch, so two copies have the same loss."""
+    prediction = random_prediction(kind, 3)
+    batch = [make_target([[10, 10, 60, 70], [30, 5, 90, 100]], [0, 2]), make_target([[5, 40, 50, 90]], [1])]
+    once = run(kind, criterion_of(kind, 3), prediction, batch)
+    twice = Prediction(*(None if t is None else t.detach().repeat(2, 1, 1) for t in prediction))
+    again = run(kind, criterion_of(kind, 3), twice, batch * 2)
+    for key, loss in once.items():
+        assert_close(again[key], loss, rtol=1e-5, atol=1e-6)
+        assert loss > 0
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_order_of_boxes_does_not_change_losses(kind: str) -> None:
+    prediction = random_prediction(kind, 3)
+    boxes, labels = [[10, 10, 60, 70], [30, 5, 90, 100], [12, 8, 61, 75]], [0, 2, 0]
+    second = make_target([[5, 40, 50, 90]], [1])
+    one = run(kind, criterion_of(kind, 3), prediction, [make_target(boxes, labels), second])
+    other = run(kind, criterion_of(kind, 3), prediction, [make_target(boxes[::-1], labels[::-1]), second])
+    # where boxes of a class overlap, the exemption of the later one counts: the stated rule
+    for key in one.keys() - {"loss_neg"}:
+        assert_close(other[key], one[key], rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("kind", ["fcos", "atss", "autoassign"])
+def test_a_perfect_prediction_has_almost_no_loss(kind: str) -> None:
+    """All sites inside the box predict it; sure of its class inside, of background outside."""
+    box, label = torch.tensor([10.0, 10.0, 60.0, 70.0]), 1
+    priors = make_priors(kind, SIZES)
+    distances = torch.cat([priors.points - box[:2], box[2:] - priors.points], dim=1)
+    criterion = criterion_of(kind, 3)
+    inside = distances.amin(dim=1) > 0
+    logits = torch.full((1, len(distances), 3), -20.0)
+    logits[0, inside, label] = 20.0
+    quality = torch.full((1, len(distances), 1), 20.0)
+    good = Prediction(logits, distances.clamp(min=0)[None], quality)
+    losses = run(kind, criterion, good, [make_target([box.tolist()], [label])])
+    if kind == "autoassign":
+        assert losses["loss_pos"] < 1e-3
+    else:
+        assert losses["loss_box_reg"] < 1e-5
+
+
+def test_autoassign_without_any_location_inside() -> None:
+    """The constant -ln(0), limited to 100, for each box; no gradient, and no explosion of the prior."""
+    criterion = criterion_of("autoassign", 3)
+    prediction = random_prediction("autoassign", 3, images=1)
+    losses = run("autoassign", criterion, prediction, [make_target([[1, 1, 3, 3], [9, 9, 11, 12]], [0, 1])])
+    assert_close(losses["loss_pos"].item(), 0.25 * 100)
+    assert losses["loss_norm"].item() == 0
+    (losses["loss_pos"] + losses["loss_norm"]).backward()
+    assert all(
+        leaf.grad.abs().max() == 0 for leaf in (prediction.cls_logits, prediction.box_code, criterion.mu)
+    )
+
+
+def test_running_mean_of_positives_is_kept_in_checkpoints() -> None:
+    criterion = criterion_of("retina", 3)
+    assert criterion.state_dict()["positives_per_image"] == 50
+    run("retina", criterion, random_prediction("retina", 3), [make_target([], [])] * 2)
+    # at least one positive per batch is counted, as in cvpods: 0.9 * 50 + 0.1 * 1 / 2 images
+    assert_close(criterion.state_dict()["positives_per_image"], torch.tensor(45.05))
+
+
+def test_mean_over_ranks_of_one_process() -> None:
+    values = torch.tensor([3.0, 4.0])
+    assert mean_over_ranks(values) is values
+
+
+@pytest.mark.parametrize("kind", ["fcos", "atss", "autoassign"])
+def test_heads_without_quality_are_refused(kind: str) -> None:
+    prediction = random_prediction(kind, 3)._replace(quality_logits=None)
+    with pytest.raises(ValueError, match="PointHead"):
+        run(kind, criterion_of(kind, 3), prediction, [make_target([], [])] * 2)
+
+
+def test_giou_of_known_boxes() -> None:
+    """Half overlap: IoU 1/3, hull full: loss 2/3. Touching corners: IoU 0, half the hull empty: loss 1.5."""
+    a = torch.tensor([[0.0, 0.0, 2.0, 2.0], [0.0, 0.0, 2.0, 2.0]])
+    b = torch.tensor([[1.0, 0.0, 3.0, 2.0], [2.0, 2.0, 4.0, 4.0]])
+    assert_close(giou_loss(a, b), torch.tensor([2 / 3, 1.5]))
+
+
+def fixed_prediction(probabilities: list[list[float]], boxes: list[list[float]]) -> tuple[Prediction, Any]:
+    """Sites with the given class probabilities and boxes, quality 0.25."""
+
+    class Given:
+        def decode(self, code: Tensor, points: Tensor, sizes: Tensor) -> Tensor:
+            return code
+
+    logits = torch.tensor(probabilities).logit()[None]
+    quality = torch.full((1, len(boxes), 1), 0.25).logit()
+    return Prediction(logits, torch.tensor(boxes)[None], quality), Given()
+
+
+@pytest.mark.parametrize(
+    ("score", "expected"),
+    [("class", [0.9, 0.1]), ("sqrt_quality", [(0.9 / 4) ** 0.5, (0.1 / 4) ** 0.5]), ("quality", [0.9 / 4])],
+)
+def test_scores(score: str, expected: list[float]) -> None:
+    """Threshold 0.05 on the class alone for sqrt_quality (0.1 passes), on the product for quality (not)."""
+    boxes = [[0.0, 0, 9, 9], [20, 20, 29, 29], [40, 40, 49, 49]]
+    prediction, coding = fixed_prediction([[0.9], [0.1], [0.04]], boxes)
+    priors = make_priors("fcos", [(1, 3)], strides=(8,))
+    (found,) = Postprocess(score, 0.05, 1000, 0.6, 100)(prediction, priors, coding)
+    assert_close(found["scores"], torch.tensor(expected))
+
+
+def test_suppression_is_per_class_also_left_of_the_image() -> None:
+    """Boxes are not clipped yet; the second lies one class shift of torchvision's NMS before the first."""
+    boxes = [[900.0, 0, 1000, 100], [-101.0, -1001, -1, -901], [905.0, 0, 1000, 100]]
+    prediction, coding = fixed_prediction([[0.9, 0.01], [0.01, 0.8], [0.7, 0.01]], boxes)
+    priors = make_priors("fcos", [(1, 3)], strides=(8,))
+    (found,) = Postprocess("class", 0.05, 1000, 0.6, 100)(prediction, priors, coding)
+    assert found["labels"].tolist() == [0, 1]  # the third overlaps the first, of its own class
+    assert_close(found["boxes"], torch.tensor(boxes[:2]))
+
+
+def test_top_k_per_level_and_maximum() -> None:
+    boxes = [[20.0 * i, 0, 20 * i + 9, 9] for i in range(6)]
+    prediction, coding = fixed_prediction([[0.9 - 0.1 * i, 0.2] for i in range(6)], boxes)
+    priors = make_priors("fcos", [(1, 4), (1, 2)], strides=(8, 16))
+    (found,) = Postprocess("class", 0.05, 3, 0.6, 100)(prediction, priors, coding)
+    # the best 3 of the first level; the second has two sites, so two
+    assert_close(found["scores"], torch.tensor([0.9, 0.8, 0.7, 0.5, 0.4]))
+    (found,) = Postprocess("class", 0.05, 3, 0.6, 2)(prediction, priors, coding)
+    assert_close(found["scores"], torch.tensor([0.9, 0.8]))
+
+
+def test_unknown_score_is_refused() -> None:
+    with pytest.raises(ValueError, match="sqrt_quality"):
+        Postprocess("sqrt", 0.05, 1000, 0.6, 100)
+
+
+def test_clip_drops_what_is_outside() -> None:
+    detection = {
+        "boxes": torch.tensor([[-5.0, -5, 5, 5], [-9.0, 2, -1, 8], [2.0, 3, 40, 9]]),
+        "scores": torch.tensor([0.9, 0.8, 0.7]),
+        "labels": torch.tensor([0, 1, 2]),
+    }
+    (found,) = clip([detection], [(10, 20)])
+    assert found["boxes"].tolist() == [[0, 0, 5, 5], [2, 3, 20, 9]]
+    assert found["labels"].tolist() == [0, 2]
