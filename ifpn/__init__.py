@@ -1,9 +1,9 @@
 """Implicit feature pyramids for object detection.
 
-    from ifpn import ImplicitFPN        # a neck: drops into torchvision's detectors in place of FeaturePyramidNetwork
-    from ifpn.solvers import fixed_point  # z* = f(z*), differentiable, for any f
-    detector = ifpn.load("best.ckpt")   # a trained detector
-    detector("photo.jpg")               # {"boxes", "scores", "labels"}
+from ifpn import ImplicitFPN        # a neck: drops into torchvision's detectors in place of FeaturePyramidNetwork
+from ifpn.solvers import fixed_point  # z* = f(z*), differentiable, for any f
+detector = ifpn.load("best.ckpt")   # a trained detector
+detector("photo.jpg")               # {"boxes", "scores", "labels"}
 """
 
 from __future__ import annotations

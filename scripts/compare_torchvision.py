@@ -2,9 +2,9 @@
 
     python scripts/compare_torchvision.py detector=fcos data=coco data.root=FOLDER neck.channels=128
 
-Takes the arguments of train.py. Data, augmentation, image size, optimiser, schedule, seed, evaluation and backbone are those of the
-composed configuration; detector=fcos|retina|faster_rcnn picks torchvision's FCOS, RetinaNet or FasterRCNN with torchvision's
-FeaturePyramidNetwork of `neck.channels` channels. Solver and csc are not used.
+Takes the arguments of train.py. Data, augmentation, image size, optimiser, schedule, seed, evaluation and backbone are
+those of the composed configuration; detector=fcos|retina|faster_rcnn picks torchvision's FCOS, RetinaNet or FasterRCNN
+with torchvision's FeaturePyramidNetwork of `neck.channels` channels. Solver and csc are not used.
 """
 
 from __future__ import annotations

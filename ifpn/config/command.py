@@ -15,7 +15,7 @@ from hydra.errors import HydraException, InstantiationException, MissingConfigEx
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from ifpn.config.errors import ConfigError
+from ifpn.errors import UserError
 
 CONF = Path(__file__).resolve().parents[2] / "conf"
 # For developers: tracebacks instead of sentences.
@@ -39,7 +39,7 @@ def command(config_name: str) -> Callable[[Callable[[DictConfig], None]], Callab
             os.environ["HYDRA_FULL_ERROR"] = "1"
             try:
                 composed()
-            except (HydraException, OmegaConfBaseException, ConfigError) as error:
+            except (HydraException, OmegaConfBaseException, UserError) as error:
                 if os.environ.get(TRACEBACK_SWITCH) == "1":
                     raise
                 print(f"error: {sentence(error)}", file=sys.stderr)
@@ -73,7 +73,7 @@ def choices() -> dict[str, str | None]:
 
 def sentence(error: BaseException) -> str:
     """An error of Hydra, OmegaConf or ours in one short paragraph that names what is allowed."""
-    if isinstance(error, ConfigError):
+    if isinstance(error, UserError):
         return str(error)
     if isinstance(error, MissingConfigException):
         return _missing_option(error)

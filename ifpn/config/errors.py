@@ -1,5 +1,7 @@
-"""The one exception that means: the user can fix this, and the message says how."""
+"""Errors of the configuration."""
+
+from ifpn.errors import UserError
 
 
-class ConfigError(ValueError):
-    """A configuration, a file or an argument that cannot work. Its text names the value, what is allowed and the fix."""
+class ConfigError(UserError):
+    """A setting, a combination of settings, or a file named by one, that cannot work."""

@@ -27,15 +27,12 @@ class DenseFusion(nn.Module):
         ValueError: for an unknown norm, or channels or levels below one.
     """
 
-    def __init__(
-        self, channels: int, num_levels: int, *, norm: Norm = "none", chain_act: bool = False
-    ) -> None:
+    def __init__(self, channels: int, num_levels: int, *, norm: Norm = "none", chain_act: bool = False) -> None:
         super().__init__()
         check_sizes("DenseFusion", channels, num_levels)
         self.num_levels = num_levels
         self.paths = nn.ModuleList(
-            nn.ModuleList(_path(channels, i, j, norm, chain_act) for j in range(num_levels))
-            for i in range(num_levels)
+            nn.ModuleList(_path(channels, i, j, norm, chain_act) for j in range(num_levels)) for i in range(num_levels)
         )
 
     def forward(self, levels: list[Tensor]) -> list[Tensor]:

@@ -36,9 +36,7 @@ class NASFPNCell(nn.Module):
         ValueError: for another number of levels, or an unknown attention or norm.
     """
 
-    def __init__(
-        self, channels: int, num_levels: int, *, attention: Attention = "tfnas", norm: Norm = "gn"
-    ) -> None:
+    def __init__(self, channels: int, num_levels: int, *, attention: Attention = "tfnas", norm: Norm = "gn") -> None:
         super().__init__()
         check_sizes("NASFPNCell", channels, num_levels)
         if num_levels != 5:

@@ -9,8 +9,10 @@ class NoFusion(nn.Module):
     """O_i = Z_i: no level sees another, and the block has no parameters.
 
     Inside an implicit G this leaves P = R(P + B), which has no fixed point at random initialisation: the
-    shortcut of R makes it P = P + B + f(P + B), and the state drifts by about ||B|| in each evaluation. The
-    solver then returns its best iterate; a GroupNorm on G's output keeps the state bounded.
+    shortcut of R makes it P = P + B + f(P + B), and the state grows by about ||B|| in each evaluation. A
+    relative residual ||G - P|| / ||G|| then falls with the size of P alone: Broyden's method ends a thousand
+    times ||B|| away with a residual below 1e-3. GroupNorm on G's output (``output_norm``) gives it a fixed
+    point; a few unrolled steps need none.
 
     Args:
         channels: C of every level.

@@ -88,9 +88,7 @@ class PyramidConv(nn.Module):
                 out = out + self._apply_kernel(self.from_finer, i - 1, i, levels[i - 1])
             if i < self.num_levels - 1:
                 coarse = self._apply_kernel(self.from_coarser, i, i, levels[i + 1])
-                out = out + F.interpolate(
-                    coarse, size=size_of(z), mode="bilinear", align_corners=self.align_corners
-                )
+                out = out + F.interpolate(coarse, size=size_of(z), mode="bilinear", align_corners=self.align_corners)
             outputs.append(out)
         if self.ibn is not None:
             outputs = self.ibn(outputs)

@@ -82,8 +82,7 @@ class CocoAnnotations:
         owner = np.repeat(np.arange(len(self)), np.diff(self.start))
         annotations = [
             {
-                "id": row
-                + 1,  # pycocotools takes id 0 for "no match", so that official ids are not safe here
+                "id": row + 1,  # pycocotools takes id 0 for "no match", so that official ids are not safe here
                 "image_id": int(self.image_ids[owner[row]]),
                 "category_id": self.categories.ids[self.label[row]],
                 "bbox": self.box_xywh[row].tolist(),
@@ -157,9 +156,7 @@ def _require_sections(raw: RawRows, path: Path, boxes_required: bool) -> None:
     needed = ["images", "categories"] + (["annotations"] if boxes_required else [])
     missing = [section for section in needed if section not in raw.sections]
     if missing:
-        raise DataError(
-            f"{path} has no section {', '.join(missing)}: it needs images, annotations and categories"
-        )
+        raise DataError(f"{path} has no section {', '.join(missing)}: it needs images, annotations and categories")
 
 
 def _categories(entries: list[object], path: Path) -> Categories:
@@ -186,11 +183,7 @@ def _agree(own: Categories, training: Categories, path: Path) -> Categories:
     names = dict(zip(training.ids, training.names, strict=True))
     for number, name in zip(own.ids, own.names, strict=True):
         if names.get(number) != name:
-            there = (
-                f"there {number} is {names[number]!r}"
-                if number in names
-                else f"there is no id {number} there"
-            )
+            there = f"there {number} is {names[number]!r}" if number in names else f"there is no id {number} there"
             raise DataError(
                 f"{path}: category {number} {name!r} does not agree with the training file ({there}). "
                 "Both files must name the same classes with the same ids"

@@ -45,19 +45,13 @@ class Augment:
             if not 0 <= value <= 1:
                 raise ValueError(f"data.augment.{name}={value}: allowed is a probability from 0 to 1")
         if not 0 <= self.color_jitter <= 1:
-            raise ValueError(
-                f"data.augment.color_jitter={self.color_jitter}: allowed is a strength from 0 to 1"
-            )
+            raise ValueError(f"data.augment.color_jitter={self.color_jitter}: allowed is a strength from 0 to 1")
         if self.scale_jitter is not None:
             span = tuple(self.scale_jitter)
             if len(span) != 2 or not 0 < span[0] <= span[1]:
-                raise ValueError(
-                    f"data.augment.scale_jitter={span}: allowed are two factors 0 < low <= high, or null"
-                )
+                raise ValueError(f"data.augment.scale_jitter={span}: allowed are two factors 0 < low <= high, or null")
         if self.jitter_size < 1:
-            raise ValueError(
-                f"data.augment.jitter_size={self.jitter_size}: allowed are sides from 1 pixel on"
-            )
+            raise ValueError(f"data.augment.jitter_size={self.jitter_size}: allowed are sides from 1 pixel on")
 
     @cached_property
     def _pipeline(self) -> Any:
@@ -95,9 +89,7 @@ class Augment:
         # uses
         state = torch.get_rng_state()
         try:
-            torch.default_generator.manual_seed(
-                int(np.random.SeedSequence(seed).generate_state(1, np.uint64)[0] >> 1)
-            )
+            torch.default_generator.manual_seed(int(np.random.SeedSequence(seed).generate_state(1, np.uint64)[0] >> 1))
             changed, target = self._pipeline(tv_tensors.Image(image), target)
         finally:
             torch.set_rng_state(state)

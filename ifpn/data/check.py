@@ -55,7 +55,8 @@ def quick_check(data: CocoDataset) -> None:
         text = f"{file}: {len(missing)} of {len(data)} image files are not in {data.folder}, e.g. {names}"
         if data.reading.on_bad_image == "refuse":
             raise DataError(
-                f"{text}. Add them, name the folder, or leave them out with data.reading.on_bad_image=skip"
+                f"{text}. Add them, name their folder (data.train_images, data.val_images), "
+                "or leave them out with data.reading.on_bad_image=skip"
             )
         if len(missing) > data.reading.max_bad:
             raise DataError(f"{text}, and data.reading.max_bad={data.reading.max_bad} allows fewer")
@@ -68,9 +69,7 @@ def quick_check(data: CocoDataset) -> None:
             data.decode(int(index))
         except BadImage as error:
             if data.reading.on_bad_image == "refuse":
-                raise DataError(
-                    f"{error}. Leave such images out with data.reading.on_bad_image=skip"
-                ) from error
+                raise DataError(f"{error}. Leave such images out with data.reading.on_bad_image=skip") from error
             log.warning("%s; it is skipped", error)
 
 
@@ -143,9 +142,7 @@ def _classes(found: CocoAnnotations) -> dict[str, dict[str, int]]:
     out: dict[str, dict[str, int]] = {}
     for k, (number, name) in enumerate(zip(found.categories.ids, found.categories.names, strict=True)):
         mine = found.usable & (found.label == k)
-        bins = {
-            bin_name: int((mine & (side >= low) & (side < high)).sum()) for bin_name, low, high in SIZE_BINS
-        }
+        bins = {bin_name: int((mine & (side >= low) & (side < high)).sum()) for bin_name, low, high in SIZE_BINS}
         out[f"{number} {name}"] = {"boxes": int(mine.sum()), **bins}
     return out
 

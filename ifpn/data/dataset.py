@@ -43,9 +43,7 @@ class Reading:
             raise ValueError(f"data.reading.max_bad={self.max_bad}: allowed are numbers from 0 on")
         limit = Image.MAX_IMAGE_PIXELS or MAX_PIXELS
         if not 1 <= self.max_pixels <= limit:
-            raise ValueError(
-                f"data.reading.max_pixels={self.max_pixels}: allowed are 1 to {limit} (Pillow's limit)"
-            )
+            raise ValueError(f"data.reading.max_pixels={self.max_pixels}: allowed are 1 to {limit} (Pillow's limit)")
 
 
 class CocoDataset(Dataset[Item]):
@@ -112,13 +110,9 @@ class CocoDataset(Dataset[Item]):
             path = locate(self.folder, self.annotations.file_name(i), self.boundary)
             return decode_image(path, max_pixels=self.reading.max_pixels, annotated_size=(width, height))
         except (FileNotFoundError, MissingImage) as error:
-            raise MissingImage(
-                f"image {self.annotations.image_ids[i]} of {self.annotations.path}: {error}"
-            ) from error
+            raise MissingImage(f"image {self.annotations.image_ids[i]} of {self.annotations.path}: {error}") from error
         except (OSError, ValueError) as error:  # BadImage and DataError are ValueErrors
-            raise BadImage(
-                f"image {self.annotations.image_ids[i]} of {self.annotations.path}: {error}"
-            ) from error
+            raise BadImage(f"image {self.annotations.image_ids[i]} of {self.annotations.path}: {error}") from error
 
     def _read(self, index: int) -> tuple[Tensor, int]:
         """Pixels of item `index` and the number of the item they come from."""
@@ -131,9 +125,7 @@ class CocoDataset(Dataset[Item]):
                 if self.augment is None:
                     width, height = (int(v) for v in self.annotations.sizes[self.images[served]])
                     return torch.full((3, height, width), 127, dtype=torch.uint8), served
-        raise BadImage(
-            f"{tries} images in a row are unreadable, from image {index} of {self.annotations.path} on"
-        )
+        raise BadImage(f"{tries} images in a row are unreadable, from image {index} of {self.annotations.path} on")
 
     def _count(self, index: int, error: BadImage) -> None:
         if self.reading.on_bad_image == "refuse":
@@ -162,9 +154,7 @@ class ImageFolder(Dataset[tuple[Path, Tensor]]):
             self.files = [path] if path.is_file() else []
         if not self.files:
             what = "has no image files" if path.is_dir() else "does not exist"
-            raise DataError(
-                f"source={source} {what}. Give an image or a folder of images ({', '.join(SUFFIXES)})"
-            )
+            raise DataError(f"source={source} {what}. Give an image or a folder of images ({', '.join(SUFFIXES)})")
         self.max_pixels = max_pixels
 
     def __len__(self) -> int:

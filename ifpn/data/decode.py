@@ -25,8 +25,10 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-# Formats that decode pixels and nothing else (EPS, for instance, would start an interpreter)
-FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "TIFF", "BMP", "GIF", "PPM")
+from ifpn.errors import UserError
+
+# Formats that decode pixels and nothing else (EPS would start an interpreter); JPEG includes MPO
+FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF", "PPM")
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp", ".gif", ".ppm", ".pgm")
 ORIENTATION = 0x0112
 MAX_PIXELS = 80_000_000  # ours: several times a phone's photograph, and below Pillow's own limit
@@ -43,7 +45,7 @@ _TURN = {
 _BACK = {**_TURN, 6: Image.Transpose.ROTATE_90, 8: Image.Transpose.ROTATE_270}
 
 
-class BadImage(ValueError):
+class BadImage(UserError):
     """An image file that cannot be used; the message says which and why."""
 
 
@@ -72,7 +74,9 @@ def decode_image(
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             if isinstance(image, Image.Image):
                 return _decode(image, name, max_pixels, annotated_size)
-            with Image.open(image, formats=FORMATS) as picture:
+            # a handle, not a name: Pillow maps a file opened by name into memory, and then reads uncompressed
+            # TIFFs that lie on their side with the wrong row length
+            with open(image, "rb") as file, Image.open(file, formats=FORMATS) as picture:
                 return _decode(picture, name, max_pixels, annotated_size)
     except BadImage:
         raise
@@ -139,9 +143,7 @@ def to_rgb(picture: Image.Image, path: str) -> Image.Image:
     convert = _CONVERT.get(picture.mode)
     if convert is None:
         allowed = ", ".join([*_CONVERT, "I;16", "I"])
-        raise BadImage(
-            f"{path} has the mode {picture.mode}, which has no rule for 8-bit RGB; allowed are {allowed}"
-        )
+        raise BadImage(f"{path} has the mode {picture.mode}, which has no rule for 8-bit RGB; allowed are {allowed}")
     return convert(picture)
 
 

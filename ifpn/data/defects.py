@@ -6,10 +6,12 @@ from collections import Counter
 from dataclasses import dataclass, field, fields, replace
 from typing import Literal
 
+from ifpn.errors import UserError
+
 Action = Literal["fix", "drop", "refuse"]
 
 
-class DataError(ValueError):
+class DataError(UserError):
     """A data set that cannot be used as it is; the message names the file, the place and the remedy."""
 
 
@@ -104,13 +106,10 @@ class DefectLog:
                 f"{path}: refused because of {counts}:\n{lines}\n"
                 f"Correct the file, or leave these out with {cure} (allowed: drop, refuse)"
             )
-        dropped = sum(
-            n for kind, n in self.counts.items() if kind in BOX_KINDS and policy.action(kind) == "drop"
-        )
+        drops = {k: n for k, n in self.counts.items() if k in BOX_KINDS and policy.action(k) == "drop"}
+        dropped = sum(drops.values())
         if dropped > max(10, policy.max_dropped * num_annotations):
-            worst, number = max(
-                ((k, n) for k, n in self.counts.items() if k in BOX_KINDS), key=lambda item: item[1]
-            )
+            worst, number = max(drops.items(), key=lambda item: item[1])
             example = next(d for d in self.defects if d.kind == worst)
             raise DataError(
                 f"{path}: {dropped} of {num_annotations} boxes would be dropped, mostly {worst} ({number}), "

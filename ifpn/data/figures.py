@@ -28,11 +28,11 @@ class Figure:
 
     body:  mask ("L", 0 or 255) of the part in the figure's main colour
     marks: masks of parts in colours of their own; `mark_colours` says which colour (0 or 1) each has
-    key:   mask of the places that tell the class: nothing else may lie there
+    keys:  masks of the parts that tell the class: nothing else may lie on any of them
     """
 
     body: Image.Image
-    key: Image.Image
+    keys: tuple[Image.Image, ...] = ()
     marks: tuple[Image.Image, ...] = ()
     mark_colours: tuple[int, ...] = ()
 
@@ -57,9 +57,7 @@ def _polygon(size: float, points: list[tuple[float, float]], angle: float) -> Im
     radius = size * SUPERSAMPLE / 2
     cos, sin = math.cos(angle) * radius, math.sin(angle) * radius
     # whole fine pixels: the last bit of a sine must not decide about a mask, whatever the machine
-    pen.polygon(
-        [(round(centre + x * cos - y * sin), round(centre + x * sin + y * cos)) for x, y in points], fill=255
-    )
+    pen.polygon([(round(centre + x * cos - y * sin), round(centre + x * sin + y * cos)) for x, y in points], fill=255)
     return mask
 
 
@@ -72,25 +70,23 @@ def disc(size: float, rng: Random) -> Figure:
     mask, pen, centre = _canvas(size)
     radius = size * SUPERSAMPLE / 2
     pen.ellipse(_box(centre, radius, radius), fill=255)
-    return Figure(mask, mask)
+    return Figure(mask)
 
 
 def triangle(size: float, rng: Random) -> Figure:
     """An equilateral triangle at any angle."""
     points = [(math.cos(a), math.sin(a)) for a in (math.tau * i / 3 for i in range(3))]
     mask = _polygon(size, points, rng.random() * math.tau)
-    return Figure(mask, mask)
+    return Figure(mask)
 
 
 def cross(size: float, rng: Random) -> Figure:
     """A plus sign, turned by up to 25 degrees."""
     a = 0.30
     quarter = [(a, a), (a, 0.95), (-a, 0.95)]
-    points = [
-        (x * c - y * s, x * s + y * c) for c, s in ((1, 0), (0, 1), (-1, 0), (0, -1)) for x, y in quarter
-    ]
+    points = [(x * c - y * s, x * s + y * c) for c, s in ((1, 0), (0, 1), (-1, 0), (0, -1)) for x, y in quarter]
     mask = _polygon(size, points, math.radians(50 * rng.random() - 25))
-    return Figure(mask, mask)
+    return Figure(mask)
 
 
 def star(size: float, rng: Random) -> Figure:
@@ -100,7 +96,7 @@ def star(size: float, rng: Random) -> Figure:
         radius, angle = (1.0 if i % 2 == 0 else 0.44), math.tau * i / 10
         points.append((radius * math.cos(angle), radius * math.sin(angle)))
     mask = _polygon(size, points, rng.random() * math.tau)
-    return Figure(mask, mask)
+    return Figure(mask)
 
 
 def _ring(size: float, rng: Random, upward: bool) -> Figure:
@@ -116,7 +112,7 @@ def _ring(size: float, rng: Random, upward: bool) -> Figure:
     wedge = Image.new("L", mask.size)
     outer = _box(centre, rx * 1.5, ry * 1.5)
     ImageDraw.Draw(wedge).pieslice(outer, middle - 32, middle + 32, fill=255)
-    return Figure(ImageChops.subtract(annulus, wedge), key=ImageChops.multiply(annulus, wedge))
+    return Figure(ImageChops.subtract(annulus, wedge), keys=(ImageChops.multiply(annulus, wedge),))
 
 
 def ring_gap_up(size: float, rng: Random) -> Figure:
@@ -150,7 +146,7 @@ def _frame(size: float, rng: Random, same: bool) -> Figure:
         ImageDraw.Draw(mark).rectangle(corner, fill=255)
         marks.append(mark)
         body = ImageChops.subtract(body, mark)
-    return Figure(body, ImageChops.lighter(*marks), tuple(marks), (0, 0 if same else 1))
+    return Figure(body, tuple(marks), tuple(marks), (0, 0 if same else 1))
 
 
 def frame_same(size: float, rng: Random) -> Figure:
@@ -170,16 +166,16 @@ def _dumbbell(size: float, rng: Random, equal: bool) -> Figure:
     second = first if equal else first * (0.42 + 0.1 * rng.random())
     angle = rng.random() * math.tau
     cos, sin = math.cos(angle), math.sin(angle)
-    ends = []
-    key = Image.new("L", mask.size)
+    places, ends = [], []
     for sign, radius in ((1, first), (-1, second)):
         x, y = centre + sign * (half - radius) * cos, centre + sign * (half - radius) * sin
-        ends.append((round(x), round(y)))
-        ImageDraw.Draw(key).ellipse(
-            (*(round(v - radius) for v in (x, y)), *(round(v + radius) for v in (x, y))), 255
-        )
-    pen.line(ends, fill=255, width=max(SUPERSAMPLE * 2, round(0.10 * half)))
-    return Figure(ImageChops.lighter(mask, key), key)
+        places.append((round(x), round(y)))
+        end = Image.new("L", mask.size)
+        edges = (*(round(v - radius) for v in (x, y)), *(round(v + radius) for v in (x, y)))
+        ImageDraw.Draw(end).ellipse(edges, 255)
+        ends.append(end)
+    pen.line(places, fill=255, width=max(SUPERSAMPLE * 2, round(0.10 * half)))
+    return Figure(ImageChops.lighter(mask, ImageChops.lighter(*ends)), tuple(ends))
 
 
 def dumbbell_equal(size: float, rng: Random) -> Figure:

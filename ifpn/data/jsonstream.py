@@ -24,9 +24,7 @@ def stream_coco(path: Path) -> Iterator[tuple[str, object]]:
     try:
         text = path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
-        raise DataError(
-            f"{path} is not UTF-8 text (byte {error.start}): it must be a COCO-format JSON file"
-        ) from error
+        raise DataError(f"{path} is not UTF-8 text (byte {error.start}): it must be a COCO-format JSON file") from error
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error.strerror}") from error
     try:
@@ -34,15 +32,11 @@ def stream_coco(path: Path) -> Iterator[tuple[str, object]]:
     except RecursionError as error:
         raise DataError(f"{path} is nested too deeply to be a COCO-format file") from error
     except json.JSONDecodeError as error:
-        raise DataError(
-            f"{path} is not valid JSON: {error.msg} at line {error.lineno} column {error.colno}"
-        ) from error
+        raise DataError(f"{path} is not valid JSON: {error.msg} at line {error.lineno} column {error.colno}") from error
     except ValueError as error:
         if isinstance(error, DataError):
             raise
-        raise DataError(
-            f"{path} is not valid JSON: {error}"
-        ) from error  # e.g. a number of thousands of digits
+        raise DataError(f"{path} is not valid JSON: {error}") from error  # e.g. a number of thousands of digits
 
 
 def _sections(text: str, path: Path) -> Iterator[tuple[str, object]]:

@@ -55,11 +55,7 @@ def find_split(
     root = Path(root).expanduser()
     if not root.is_dir():
         raise DataError(f"data.root={root} is not a folder. Give a COCO-format folder: data.root=FOLDER")
-    file = (
-        _explicit(root, annotations, f"{split}_annotations")
-        if annotations
-        else _find_annotations(root, split)
-    )
+    file = _explicit(root, annotations, f"{split}_annotations") if annotations else _find_annotations(root, split)
     if not file.is_file():
         raise DataError(f"data.{split}_annotations: {file} is not a file")
     if images:
@@ -71,7 +67,7 @@ def find_split(
     boundary = None if follow_links else root.resolve()
     if boundary is not None:
         inside = [folder for folder in folders if folder.resolve().is_relative_to(boundary)]
-        if folders and not inside:
+        if len(inside) < len(folders) and not any(folder != root for folder in inside):
             raise DataError(
                 f"{folders[0]} is a link that leads out of {root}. "
                 "If that is meant, allow it with data.follow_links=true"
@@ -100,8 +96,7 @@ def _find_annotations(root: Path, split: Split) -> Path:
     if found:
         names = ", ".join(str(path.relative_to(root)) for path in found)
         raise DataError(
-            f"{root} has several annotation files for {split}: {names}. "
-            f"Name one with data.{split}_annotations=…"
+            f"{root} has several annotation files for {split}: {names}. Name one with data.{split}_annotations=…"
         )
     raise DataError(
         f"{root} has no annotation file for {split}. Looked for annotations/instances_{split}.json, "
@@ -160,9 +155,7 @@ def spellings(name: str) -> tuple[str, ...]:
     """The name as written, with accents composed (NFC), and decomposed (NFD): macOS changes them."""
     if name.isascii():
         return (name,)
-    return tuple(
-        dict.fromkeys((name, unicodedata.normalize("NFC", name), unicodedata.normalize("NFD", name)))
-    )
+    return tuple(dict.fromkeys((name, unicodedata.normalize("NFC", name), unicodedata.normalize("NFD", name))))
 
 
 def locate(folder: Path, name: str, boundary: Path | None) -> Path:
@@ -178,8 +171,7 @@ def locate(folder: Path, name: str, boundary: Path | None) -> Path:
             continue
         if boundary is not None and not Path(real).is_relative_to(boundary):
             raise DataError(
-                f"{path} is a link that leads out of {boundary}. "
-                "If that is meant, allow it with data.follow_links=true"
+                f"{path} is a link that leads out of {boundary}. If that is meant, allow it with data.follow_links=true"
             )
         return Path(real)
     raise FileNotFoundError(f"{folder / name} does not exist")

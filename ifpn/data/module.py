@@ -87,11 +87,7 @@ class DetectionData(LightningDataModule):
 
     def __str__(self) -> str:
         """One line: the folder, and what has been read of it."""
-        parts = [
-            f"{name} {len(data)} images"
-            for name, data in (("train", self._train), ("val", self._val))
-            if data
-        ]
+        parts = [f"{name} {len(data)} images" for name, data in (("train", self._train), ("val", self._val)) if data]
         return f"{self.root} ({', '.join([*parts, f'{self.num_classes} classes'])})"
 
     # ---- classes
@@ -114,8 +110,7 @@ class DetectionData(LightningDataModule):
         """Use these classes (of a checkpoint); the training file then need not be read, or exist."""
         if len(category_ids) != len(class_names) or sorted(set(category_ids)) != list(category_ids):
             raise ValueError(
-                f"category_ids={category_ids}, class_names={class_names}: "
-                "allowed are increasing ids, one name each"
+                f"category_ids={category_ids}, class_names={class_names}: allowed are increasing ids, one name each"
             )
         if self._train is not None or self._val is not None:
             raise RuntimeError("use_categories must be called before any data is read")
@@ -160,9 +155,7 @@ class DetectionData(LightningDataModule):
             if not self.train_empty_images:
                 images = np.flatnonzero(annotations.boxes_per_image() > 0)
             if len(images) == 0:
-                raise DataError(
-                    f"{paths.annotations} has no image with a usable box: there is nothing to train on"
-                )
+                raise DataError(f"{paths.annotations} has no image with a usable box: there is nothing to train on")
             self._train = self._dataset(annotations, paths, images, self.augment)
         return self._train
 
@@ -199,13 +192,9 @@ class DetectionData(LightningDataModule):
     def _paths(self, split: str) -> SplitPaths:
         self.prepare_data()  # a glance if the data is there; classes are asked for before any Trainer exists
         annotations, images = (
-            (self.train_annotations, self.train_images)
-            if split == "train"
-            else (self.val_annotations, self.val_images)
+            (self.train_annotations, self.train_images) if split == "train" else (self.val_annotations, self.val_images)
         )
-        return find_split(
-            self.root, split, annotations=annotations, images=images, follow_links=self.follow_links
-        )
+        return find_split(self.root, split, annotations=annotations, images=images, follow_links=self.follow_links)
 
     def _dataset(
         self,
@@ -239,9 +228,7 @@ class DetectionData(LightningDataModule):
         )
         for kind, count in found.log.counts.items():
             example = next(d for d in found.log.defects if d.kind == kind)
-            log.warning(
-                "%s: %d x %s -> %s, e.g. %s", found.path, count, kind, self.policy.action(kind), example
-            )
+            log.warning("%s: %d x %s -> %s, e.g. %s", found.path, count, kind, self.policy.action(kind), example)
         if self.check:
             quick_check(data)
 

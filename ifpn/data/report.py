@@ -33,9 +33,7 @@ def as_text(reports: Sequence[SplitReport], remarks: Sequence[str] = ()) -> str:
             f"  {'class':<28}{'boxes':>9}{''.join(f'{name:>9}' for name, _, _ in SIZE_BINS)}",
         ]
         for name, row in report.classes.items():
-            cells = "".join(
-                f"{row[key]:>9}" for key in ("boxes", *(bin_name for bin_name, _, _ in SIZE_BINS))
-            )
+            cells = "".join(f"{row[key]:>9}" for key in ("boxes", *(bin_name for bin_name, _, _ in SIZE_BINS)))
             lines.append(f"  {name[:27]:<28}{cells}")
         for kind, count in report.counts.items():
             lines.append(f"  DEFECT {kind}: {count}")
@@ -59,9 +57,12 @@ def draw_page(data: CocoDataset, augment: Augment, path: Path, *, count: int, se
     """
     with_boxes = np.flatnonzero(data.annotations.boxes_per_image()[data.images] > 0)
     source = with_boxes if len(with_boxes) else np.arange(len(data))
-    chosen = source[np.unique(np.linspace(0, len(source) - 1, count).round().astype(int))]
+    spread = source[np.unique(np.linspace(0, len(source) - 1, 4 * count).round().astype(int))]
     tiles: list[Image.Image] = []
-    for index in chosen:
+    # every fourth candidate first: the others stand in for unreadable ones
+    for index in (index for first in range(4) for index in spread[first::4]):
+        if len(tiles) == 2 * count:
+            break
         try:
             image, target = data[int(index)]
         except BadImage:
@@ -82,15 +83,11 @@ def draw_page(data: CocoDataset, augment: Augment, path: Path, *, count: int, se
     return len(tiles) // 2
 
 
-def draw_boxes(
-    image: Tensor, boxes: Tensor, labels: Tensor, names: Sequence[str], caption: str
-) -> Image.Image:
+def draw_boxes(image: Tensor, boxes: Tensor, labels: Tensor, names: Sequence[str], caption: str) -> Image.Image:
     """A picture of at most TILE pixels a side with its boxes (M, 4) xyxy and class names."""
     picture = Image.fromarray(image.permute(1, 2, 0).numpy())
     scale = TILE / max(picture.size)
-    picture = picture.resize(
-        [max(1, round(side * scale)) for side in picture.size], Image.Resampling.BILINEAR
-    )
+    picture = picture.resize([max(1, round(side * scale)) for side in picture.size], Image.Resampling.BILINEAR)
     pen = ImageDraw.Draw(picture)
     for box, label in zip((boxes * scale).tolist(), labels.tolist(), strict=True):
         colour = _COLOURS[label % len(_COLOURS)]

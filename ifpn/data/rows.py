@@ -99,9 +99,7 @@ def _add_image(raw: RawRows, entry: object, seen: set[int], log: DefectLog) -> N
     if not isinstance(name, str):
         reason = f"file_name must be text, is {str(name)[:60]}"
     elif not (_pixels(width) and _pixels(height)):
-        reason = (
-            f"width and height must be whole numbers from 1 on, are {str(width)[:40]} and {str(height)[:40]}"
-        )
+        reason = f"width and height must be whole numbers from 1 on, are {str(width)[:40]} and {str(height)[:40]}"
     if reason is not None:
         log.add("malformed_image", number, None, reason)
     else:
@@ -132,9 +130,7 @@ def _add_annotation(raw: RawRows, entry: object, log: DefectLog) -> None:
     crowd = entry.get("iscrowd", 0)  # type: ignore[attr-defined]  # it has string keys, so it is an object
     if not (_whole(number) and _whole(image) and _whole(category) and crowd in (0, 1)):
         shown = f"id {number!r}, image_id {image!r}, category_id {category!r}, iscrowd {crowd!r}"
-        log.add(
-            "malformed_annotation", image, number, f"ids must be whole numbers, iscrowd 0 or 1: {shown[:120]}"
-        )
+        log.add("malformed_annotation", image, number, f"ids must be whole numbers, iscrowd 0 or 1: {shown[:120]}")
         return
     try:
         x, y, w, h = box
@@ -239,9 +235,7 @@ def _record(
     return hit
 
 
-def _lookup(
-    values: NDArray[np.int64], known: NDArray[np.int64]
-) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+def _lookup(values: NDArray[np.int64], known: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
     """Position of each value in `known`, and whether it is there (position 0 where it is not)."""
     if len(known) == 0:
         return np.zeros(len(values), np.int64), np.zeros(len(values), np.bool_)

@@ -51,9 +51,7 @@ class ResumableBatchSampler(Sampler[list[tuple[int, int]]]):
                 "batch_size from 1 on, seed from 0 on"
             )
         if not 0 <= rank < world_size:
-            raise ValueError(
-                f"rank={rank} of world_size={world_size}: allowed are ranks from 0 to world_size - 1"
-            )
+            raise ValueError(f"rank={rank} of world_size={world_size}: allowed are ranks from 0 to world_size - 1")
         if drop_last and num_images < batch_size * world_size:
             raise ValueError(
                 f"{num_images} training images are fewer than one batch of {batch_size} on each of "
@@ -62,9 +60,7 @@ class ResumableBatchSampler(Sampler[list[tuple[int, int]]]):
             )
         self.groups = np.zeros(num_images, np.int64) if groups is None else np.asarray(groups, dtype=np.int64)
         if self.groups.shape != (num_images,):
-            raise ValueError(
-                f"groups has shape {self.groups.shape}, allowed is ({num_images},): one number per image"
-            )
+            raise ValueError(f"groups has shape {self.groups.shape}, allowed is ({num_images},): one number per image")
         self.num_images, self.batch_size, self.seed = num_images, batch_size, seed
         self.rank, self.world_size, self.drop_last = rank, world_size, drop_last
         share = batch_size * world_size
@@ -119,9 +115,7 @@ class ResumableBatchSampler(Sampler[list[tuple[int, int]]]):
         draw = np.random.Generator(np.random.PCG64([self.seed, epoch]))
         needed = self._length * self.world_size
         order = draw.permutation(self.num_images)
-        if (
-            self.drop_last
-        ):  # before grouping: dropping groups' remainders would never serve a group below a batch
+        if self.drop_last:  # before grouping: dropping groups' remainders would never serve a group below a batch
             order = order[: needed * self.batch_size]
         group = self.groups[order]
         whole: list[NDArray[np.int64]] = []
@@ -148,9 +142,7 @@ class ShardSampler(Sampler[int]):
 
     def __init__(self, num_images: int, *, rank: int = 0, world_size: int = 1) -> None:
         if not 0 <= rank < world_size:
-            raise ValueError(
-                f"rank={rank} of world_size={world_size}: allowed are ranks from 0 to world_size - 1"
-            )
+            raise ValueError(f"rank={rank} of world_size={world_size}: allowed are ranks from 0 to world_size - 1")
         self._indices = range(rank, num_images, world_size)
 
     def __len__(self) -> int:

@@ -45,7 +45,7 @@ VIVID: tuple[Colour, ...] = (
 MARK_COLOURS: tuple[Colour, ...] = ((226, 52, 48), (48, 104, 220), (248, 206, 48), (46, 170, 84))
 
 MAX_COVERED = 0.35  # of a figure, by the ones drawn later
-MAX_KEY_COVERED = 0.08  # of the parts that tell its class
+MAX_KEY_COVERED = 0.08  # of each part that tells its class
 MAX_BOX_IOU = 0.5  # between any two boxes of an image
 
 
@@ -62,9 +62,8 @@ class _Laid:
     """A figure already laid down, at picture resolution, to judge what a further one would cover."""
 
     whole: NDArray[np.bool_]
-    key: NDArray[np.bool_]
-    free_whole: NDArray[np.bool_]
-    free_key: NDArray[np.bool_]
+    free: NDArray[np.bool_]  # of `whole`, what later figures have left
+    keys: list[NDArray[np.bool_]]
     box: tuple[float, float, float, float]
 
 
@@ -113,7 +112,7 @@ def _find_spot(
     if bounds is None:
         return None
     small = np.asarray(whole.reduce(SUPERSAMPLE)) > 127
-    small_key = np.asarray(figure.key.reduce(SUPERSAMPLE)) > 127
+    small_keys = [np.asarray(key.reduce(SUPERSAMPLE)) > 127 for key in figure.keys]
     x1, y1, x2, y2 = (v / SUPERSAMPLE for v in bounds)
     low_x, high_x = math.ceil(1 - x1), math.floor(width - 1 - x2)
     low_y, high_y = math.ceil(1 - y1), math.floor(height - 1 - y2)
@@ -125,25 +124,22 @@ def _find_spot(
         box = (x + x1, y + y1, x2 - x1, y2 - y1)
         if any(_iou(box, other.box) > MAX_BOX_IOU for other in laid):
             continue
-        mask, key = _embed(small, x, y, width, height), _embed(small_key, x, y, width, height)
-        if all(_acceptable(mask, key, other) for other in laid):
+        mask = _embed(small, x, y, width, height)
+        keys = [_embed(key, x, y, width, height) for key in small_keys]
+        if all(_acceptable(mask, keys, other) for other in laid):
             for other in laid:
-                other.free_whole &= ~mask
-                other.free_key &= ~mask
-            return (x, y), _Laid(mask, key, mask.copy(), key.copy(), box)
+                other.free &= ~mask
+            return (x, y), _Laid(mask, mask.copy(), keys, box)
     return None
 
 
-def _acceptable(mask: NDArray[np.bool_], key: NDArray[np.bool_], other: _Laid) -> bool:
+def _acceptable(mask: NDArray[np.bool_], keys: list[NDArray[np.bool_]], other: _Laid) -> bool:
     """Whether `mask` over `other` leaves enough of it, and `other` does not show in the new key parts."""
-    whole, part = max(1, int(other.whole.sum())), max(1, int(other.key.sum()))
-    seen, seen_key = int((other.free_whole & ~mask).sum()), int((other.free_key & ~mask).sum())
-    clash = int((key & ~mask & other.whole).sum())  # an older figure showing through a ring's gap
-    return (
-        seen >= (1 - MAX_COVERED) * whole
-        and seen_key >= (1 - MAX_KEY_COVERED) * part
-        and clash <= MAX_KEY_COVERED * max(1, int(key.sum()))
-    )
+    if (other.free & ~mask).sum() < (1 - MAX_COVERED) * other.whole.sum():
+        return False
+    hidden = (((key & mask).sum(), key.sum()) for key in other.keys)
+    showing = (((key & ~mask & other.whole).sum(), key.sum()) for key in keys)  # e.g. through a ring's gap
+    return all(part <= MAX_KEY_COVERED * whole for part, whole in (*hidden, *showing))
 
 
 def _embed(mask: NDArray[np.bool_], x: int, y: int, width: int, height: int) -> NDArray[np.bool_]:
@@ -190,9 +186,7 @@ def _clutter(picture: Image.Image, rng: Random) -> None:
     pen = ImageDraw.Draw(wide)
     for _ in range(4 + int(rng.random() * 7)):
         x, y = rng.random() * wide.width, rng.random() * wide.height
-        under = picture.getpixel(
-            (min(int(x / scale), picture.width - 1), min(int(y / scale), picture.height - 1))
-        )
+        under = picture.getpixel((min(int(x / scale), picture.width - 1), min(int(y / scale), picture.height - 1)))
         shift = (25 + 40 * rng.random()) * (1 if rng.random() < 0.5 else -1)
         tint = tuple(int(min(255, max(0, v + shift + 24 * rng.random() - 12))) for v in _rgb(under))
         reach, angle = 16 + 90 * rng.random(), rng.random() * math.tau
@@ -242,9 +236,7 @@ def _paint(picture: Image.Image, figure: Figure, at: tuple[int, int], rng: Rando
     under = np.asarray(picture.crop(area), dtype=np.float64).reshape(-1, 3).mean(axis=0)
     shadow = whole.filter(ImageFilter.GaussianBlur(2)).point([round(0.38 * v) for v in range(256)])
     picture.paste((12, 12, 18), (x + 2, y + 3), shadow)
-    if (
-        figure.marks
-    ):  # the frame itself is dark on light and light on dark, so that only the marks have colour
+    if figure.marks:  # the frame itself is dark on light and light on dark, so that only the marks have colour
         colour: Colour = (40, 38, 46) if under.mean() > 120 else (238, 234, 224)
     else:
         distance = [math.dist(candidate, under) for candidate in VIVID]

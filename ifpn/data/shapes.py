@@ -21,11 +21,9 @@ log = logging.getLogger(__name__)
 
 # Raised whenever a change of the drawing code changes pixels or boxes: folders with another number are drawn
 # again.
-GENERATOR_VERSION = 1
+GENERATOR_VERSION = 2
 STAMP = "shapes.json"
-VAL_OFFSET = (
-    1_000_000  # validation scenes are numbered from here, so that growing one split never touches the other
-)
+VAL_OFFSET = 1_000_000  # validation scenes are numbered from here, so that growing one split never touches the other
 JPEG_QUALITY = 92
 
 
@@ -119,9 +117,7 @@ def _draw_split(images: Path, split: str, first: int, count: int, seed: int) -> 
         picture, placed = draw_scene(seed, number)
         name = f"{split}_{number - first:06d}.jpg"
         picture.save(images / name, quality=JPEG_QUALITY, subsampling=0)
-        image_entries.append(
-            {"id": number + 1, "file_name": name, "width": picture.width, "height": picture.height}
-        )
+        image_entries.append({"id": number + 1, "file_name": name, "width": picture.width, "height": picture.height})
         for item in placed:
             x, y, w, h = item.box
             annotations.append(

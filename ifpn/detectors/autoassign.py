@@ -39,9 +39,7 @@ def positive_bag_loss(probability: Tensor, weight: Tensor) -> Tensor:
 
 def negative_bag_loss(probability: Tensor) -> Tensor:
     """p² * -ln(1 - p) of each element: focal loss of background, gamma 2; gradients flow through p² too."""
-    return probability**2 * F.binary_cross_entropy(
-        probability, torch.zeros_like(probability), reduction="none"
-    )
+    return probability**2 * F.binary_cross_entropy(probability, torch.zeros_like(probability), reduction="none")
 
 
 @torch.no_grad()
@@ -62,9 +60,7 @@ def negative_exemption(overlap: Tensor, inside: Tensor, labels: Tensor, num_clas
     doubt = (1 / (1 - overlap).clamp(min=TINY))[:, None].expand(inside.shape)
     low = doubt.masked_fill(~inside, torch.inf).amin(dim=0)
     high = doubt.masked_fill(~inside, -torch.inf).amax(dim=0)
-    scaled = (doubt - low + TINY) / (
-        high - low + TINY
-    )  # infinite or NaN only where nothing is inside: not read
+    scaled = (doubt - low + TINY) / (high - low + TINY)  # infinite or NaN only where nothing is inside: not read
     # highest box index per (location, class), free of the undefined order of colliding writes on a GPU
     order = torch.where(inside, torch.arange(len(labels), device=labels.device), -1)
     winner = torch.full((len(inside), num_classes), -1, device=labels.device)
@@ -111,9 +107,7 @@ class AutoAssignCriterion(nn.Module):
             raise ValueError("the head predicts no objectness; use PointHead")
         objectness = prediction.quality_logits.sigmoid()
         joint = prediction.cls_logits.sigmoid() * objectness  # (N, A, K)
-        untouched = (
-            prediction.box_code[:0].sum() + self.mu[:0].sum() + self.sigma[:0].sum()
-        )  # 0, with gradients 0
+        untouched = prediction.box_code[:0].sum() + self.mu[:0].sum() + self.sigma[:0].sum()  # 0, with gradients 0
         positive, prior_loss, prior_sum, exemptions = [untouched], [untouched], [untouched.detach()], []
         for probability, code, target in zip(joint, prediction.box_code, targets, strict=True):
             boxes, labels = target["boxes"], target["labels"]

@@ -8,9 +8,7 @@ import torch
 from torch import Tensor
 
 EPS = torch.finfo(torch.float32).eps  # smallest area that is divided by, as the GIoU of cvpods
-MAX_LOG_RATIO = math.log(
-    1000 / 16
-)  # a box may be 62.5 times its anchor: keeps exp finite (Faster R-CNN's usual bound)
+MAX_LOG_RATIO = math.log(1000 / 16)  # a box may be 62.5 times its anchor: keeps exp finite (Faster R-CNN's usual bound)
 
 
 class BoxCoding(Protocol):
@@ -90,7 +88,5 @@ def giou_loss(a: Tensor, b: Tensor) -> Tensor:
     sides), so that such a prediction is never rewarded for being large.
     """
     intersection, union = overlaps(a, b)
-    hull = areas(
-        torch.cat([torch.minimum(a[..., :2], b[..., :2]), torch.maximum(a[..., 2:], b[..., 2:])], dim=-1)
-    )
+    hull = areas(torch.cat([torch.minimum(a[..., :2], b[..., :2]), torch.maximum(a[..., 2:], b[..., 2:])], dim=-1))
     return 1 - intersection / union.clamp(min=EPS) + (hull - union) / hull.clamp(min=EPS)

@@ -22,9 +22,7 @@ class Criterion(Protocol):
     losses. Every parameter that the predictions depend on gets a gradient, whatever the targets hold.
     """
 
-    def __call__(
-        self, prediction: Prediction, priors: Priors, targets: Sequence[Target]
-    ) -> dict[str, Tensor]: ...
+    def __call__(self, prediction: Prediction, priors: Priors, targets: Sequence[Target]) -> dict[str, Tensor]: ...
 
 
 class DenseDetector(nn.Module):

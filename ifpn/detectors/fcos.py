@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torchvision.models.detection.transform import GeneralizedRCNNTransform
 
 from ifpn.detectors.body import Body
-from ifpn.detectors.boxes import DistanceCoding, areas, side_distances
+from ifpn.detectors.boxes import DistanceCoding, areas
 from ifpn.detectors.centerness import centerness_losses
 from ifpn.detectors.dense import DenseDetector
 from ifpn.detectors.heads import PointHead, Prediction
@@ -18,9 +18,7 @@ from ifpn.detectors.priors import PriorGrid, Priors
 from ifpn.detectors.targets import Target
 
 
-def assign_fcos(
-    priors: Priors, boxes: Tensor, size_limits: Sequence[float], centre_radius: float | None
-) -> Tensor:
+def assign_fcos(priors: Priors, boxes: Tensor, size_limits: Sequence[float], centre_radius: float | None) -> Tensor:
     """Which box each point learns.
 
     A point is positive for a box when it lies strictly inside (of the box's part within ``centre_radius``
@@ -53,16 +51,13 @@ def assign_fcos(
     upper = limits[1:].repeat_interleave(counts, output_size=size)[:, None]
 
     points = priors.points[:, None]  # (A, 1, 2)
-    distances = side_distances(points, boxes)  # (A, G, 4)
-    if centre_radius is None:
-        inside = distances.amin(dim=-1) > 0
-    else:
-        centre = (boxes[:, :2] + boxes[:, 2:]) / 2
+    low, high = boxes[:, :2], boxes[:, 2:]
+    longest = torch.maximum(points - low, high - points).amax(dim=-1)  # (A, G)
+    if centre_radius is not None:
+        centre = (low + high) / 2
         reach = (priors.strides * centre_radius)[:, None, None]
-        low = torch.maximum(centre - reach, boxes[:, :2])
-        high = torch.minimum(centre + reach, boxes[:, 2:])
-        inside = side_distances(points, torch.cat([low, high], dim=-1)).amin(dim=-1) > 0
-    longest = distances.amax(dim=-1)
+        low, high = torch.maximum(centre - reach, low), torch.minimum(centre + reach, high)
+    inside = ((points > low) & (points < high)).all(dim=-1)
     valid = inside & (longest >= lower) & (longest <= upper)
     smallest, index = torch.where(valid, areas(boxes), math.inf).min(dim=1)
     return torch.where(smallest.isfinite(), index, BACKGROUND)

@@ -135,9 +135,7 @@ class PointHead(nn.Module):
             code = flatten(self.box(features), 4).float() * scale
             box.append(code.relu() * stride if self.code == "distance" else code)
             quality.append(flatten(self.quality(features), 1))
-        return Prediction(
-            torch.cat(cls, dim=1).float(), torch.cat(box, dim=1), torch.cat(quality, dim=1).float()
-        )
+        return Prediction(torch.cat(cls, dim=1).float(), torch.cat(box, dim=1), torch.cat(quality, dim=1).float())
 
 
 def flatten(level: Tensor, last: int) -> Tensor:

@@ -32,9 +32,7 @@ def gather_matches(matched: Tensor, targets: Sequence[Target]) -> Matches:
     """The positive sites of ``matched`` (N, A), box indices within each image (negative: not positive)."""
     images, sites = (matched >= 0).nonzero(as_tuple=True)
     counts = [len(target["labels"]) for target in targets]
-    first = torch.tensor([0, *counts], device=matched.device).cumsum(
-        0
-    )  # of each image in the joint list of boxes
+    first = torch.tensor([0, *counts], device=matched.device).cumsum(0)  # of each image in the joint list of boxes
     index = matched[images, sites] + first[images]
     boxes = torch.cat([target["boxes"] for target in targets])[index]
     labels = torch.cat([target["labels"] for target in targets])[index]

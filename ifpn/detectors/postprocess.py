@@ -99,7 +99,5 @@ def clip(detections: list[Detection], sizes: Sequence[tuple[int, int]]) -> list[
     for detection, size in zip(detections, sizes, strict=True):
         boxes = clip_boxes_to_image(detection["boxes"], size)
         keep = (boxes[:, 2:] > boxes[:, :2]).all(dim=1)
-        clipped.append(
-            {"boxes": boxes[keep], "scores": detection["scores"][keep], "labels": detection["labels"][keep]}
-        )
+        clipped.append({"boxes": boxes[keep], "scores": detection["scores"][keep], "labels": detection["labels"][keep]})
     return clipped

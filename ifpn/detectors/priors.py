@@ -75,9 +75,7 @@ class PriorGrid:
             points.append(centres.repeat_interleave(self.per_cell, dim=0))
             shapes.append((cell * stride).repeat(rows * columns, 1))
             strides.append(torch.full((len(points[-1]),), float(stride), device=device))
-        return Priors(
-            torch.cat(points), torch.cat(shapes), torch.cat(strides), tuple(len(level) for level in points)
-        )
+        return Priors(torch.cat(points), torch.cat(shapes), torch.cat(strides), tuple(len(level) for level in points))
 
     def _cell(self) -> list[tuple[float, float]]:
         """(width, height) in strides of the anchors of one cell."""

@@ -58,9 +58,7 @@ class RetinaNetCriterion(nn.Module):
 
     def match(self, priors: Priors, boxes: Tensor) -> Tensor:
         """(G, 4) -> (A,) index of each anchor's box, -1 for background, -2 for ignored."""
-        return match_anchors(
-            box_iou(boxes, priors.boxes), self.background_iou, self.foreground_iou, low_quality=True
-        )
+        return match_anchors(box_iou(boxes, priors.boxes), self.background_iou, self.foreground_iou, low_quality=True)
 
     def forward(self, prediction: Prediction, priors: Priors, targets: Sequence[Target]) -> dict[str, Tensor]:
         """``loss_cls``, ``loss_box_reg``; box codes are offsets from the anchors."""

@@ -53,9 +53,7 @@ class PyramidRoIAlign(nn.Module):
             chosen = (level == i).nonzero()[:, 0]
             # every level is pooled, also for no proposal, so that its parameters always have a gradient
             pooled.append(
-                roi_align(
-                    features_of_level.float(), rois[chosen], bins, 1 / stride, sampling_ratio=0, aligned=True
-                )
+                roi_align(features_of_level.float(), rois[chosen], bins, 1 / stride, sampling_ratio=0, aligned=True)
             )
             order.append(chosen)
         return torch.cat(pooled)[torch.cat(order).argsort()]

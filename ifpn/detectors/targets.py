@@ -31,9 +31,7 @@ def checked_images(images: Sequence[Tensor]) -> list[tuple[int, int]]:
     return [(image.shape[-2], image.shape[-1]) for image in images]
 
 
-def checked_targets(
-    targets: Sequence[Mapping[str, Tensor]] | None, num_images: int, num_classes: int
-) -> list[Target]:
+def checked_targets(targets: Sequence[Mapping[str, Tensor]] | None, num_images: int, num_classes: int) -> list[Target]:
     """The targets reduced to float32 boxes and int64 labels.
 
     Raises:
@@ -48,12 +46,7 @@ def checked_targets(
     checked = [_one(i, target) for i, target in enumerate(targets)]
     boxes = torch.cat([target["boxes"] for target in checked])
     labels = torch.cat([target["labels"] for target in checked])
-    good = (
-        boxes.isfinite().all(1)
-        & (boxes[:, 2:] > boxes[:, :2]).all(1)
-        & (labels >= 0)
-        & (labels < num_classes)
-    )
+    good = boxes.isfinite().all(1) & (boxes[:, 2:] > boxes[:, :2]).all(1) & (labels >= 0) & (labels < num_classes)
     if not good.all():  # one read of the device for the whole batch
         bad = int((~good).nonzero()[0])
         owner = [i for i, target in enumerate(checked) for _ in range(len(target["labels"]))][bad]
@@ -68,8 +61,7 @@ def _one(index: int, target: Mapping[str, Tensor]) -> Target:
     boxes, labels = target["boxes"], target["labels"]
     if boxes.dim() != 2 or boxes.shape[1] != 4 or labels.shape != boxes.shape[:1]:
         raise ValueError(
-            f"target {index}: boxes {tuple(boxes.shape)} and labels {tuple(labels.shape)}, "
-            "expected (M, 4) and (M,)"
+            f"target {index}: boxes {tuple(boxes.shape)} and labels {tuple(labels.shape)}, expected (M, 4) and (M,)"
         )
     if not boxes.is_floating_point() or labels.is_floating_point():
         raise TypeError(

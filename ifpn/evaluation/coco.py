@@ -147,7 +147,7 @@ class CocoEvaluator:
         if len(self._found) < len(truth.image_ids):
             truth = truth.restricted(self._found)
         ascending = sorted(self.category_ids)  # the engines sort the classes
-        found = accumulate(truth, [dict(p) for p in self.predictions()], ascending, self.engine)
+        found = accumulate(truth, self.predictions(), ascending, self.engine)
         order = [ascending.index(category_id) for category_id in self.category_ids]
         found.precision[:] = found.precision[:, :, order]
         found.recall[:] = found.recall[:, order]
@@ -162,9 +162,7 @@ class CocoEvaluator:
         scores = detection["scores"].detach().to("cpu", torch.float64).numpy()
         labels = detection["labels"].detach().to("cpu", torch.int64).numpy()
         if not len(boxes) == len(scores) == len(labels):
-            raise ValueError(
-                f"image {image_id}: {len(boxes)} boxes, {len(scores)} scores, {len(labels)} labels"
-            )
+            raise ValueError(f"image {image_id}: {len(boxes)} boxes, {len(scores)} scores, {len(labels)} labels")
         xywh = np.concatenate([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]], axis=1)
         bad = ~np.isfinite(boxes).all(axis=1) | ~np.isfinite(scores) | (xywh[:, 2:] < 0).any(axis=1)
         bad |= (labels < 0) | (labels >= len(self.category_ids))

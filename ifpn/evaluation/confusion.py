@@ -65,9 +65,7 @@ def confusion_matrix(
         for j, (_, k, _) in enumerate(truth):
             if not (overlap[:, j] == -1.0).any():
                 counts[k, -1] += 1
-    return ConfusionMatrix(
-        counts, tuple(ground_truth.category_names.values()), iou_threshold, score_threshold
-    )
+    return ConfusionMatrix(counts, tuple(ground_truth.category_names.values()), iou_threshold, score_threshold)
 
 
 def _array(boxes: list[list[float]]) -> Boxes:

@@ -12,7 +12,7 @@ import importlib.util
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +20,7 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from ifpn.evaluation.ground_truth import GroundTruth
+from ifpn.evaluation.predictions import Prediction
 
 Engine = Literal["auto", "faster-coco-eval", "pycocotools"]
 
@@ -48,20 +49,18 @@ def chosen_engine(engine: Engine) -> Engine:
     if engine not in get_args(Engine):
         raise ValueError(f"engine={engine!r}: allowed are {', '.join(get_args(Engine))}")
     if engine == "faster-coco-eval" and not installed:
-        raise ValueError(
-            "engine='faster-coco-eval' is not installed: `pip install faster-coco-eval`, or engine='auto'"
-        )
+        raise ValueError("engine='faster-coco-eval' is not installed: `pip install faster-coco-eval`, or engine='auto'")
     return engine
 
 
 def accumulate(
-    truth: GroundTruth, detections: Sequence[dict[str, Any]], category_ids: Sequence[int], engine: Engine
+    truth: GroundTruth, detections: Sequence[Prediction], category_ids: Sequence[int], engine: Engine
 ) -> Accumulated:
     """Match detections with the truth and accumulate, over all images of ``truth``.
 
     Args:
         truth: images, classes, boxes.
-        detections: dicts with ``image_id``, ``category_id``, ``bbox`` [x, y, w, h], ``score``.
+        detections: COCO's results.
         category_ids: the classes that count, in the order of axis K; must be ascending.
         engine: which program.
     """
@@ -75,8 +74,7 @@ def accumulate(
     images = [{"id": image_id} for image_id in truth.image_ids]
     categories = [{"id": key, "name": name} for key, name in truth.category_names.items()]
     entries = [
-        {**d, "id": i, "area": d["bbox"][2] * d["bbox"][3], "iscrowd": 0}
-        for i, d in enumerate(detections, start=1)
+        {**d, "id": i, "area": d["bbox"][2] * d["bbox"][3], "iscrowd": 0} for i, d in enumerate(detections, start=1)
     ]
     sides = []
     with contextlib.redirect_stdout(io.StringIO()):  # both narrate every step

@@ -31,7 +31,7 @@ def draw_precision_recall(result: CocoResult, path: str | Path) -> None:
             for curve, iou, shade in zip(mean, _IOUS, np.linspace(0.95, 0.3, len(_IOUS)), strict=True):
                 label = f"IoU {iou:.2f}  AP {curve.mean():.3f}"
                 left.plot(_RECALLS, curve, color=colormaps["Blues"](shade), label=label)
-            left.legend(loc="lower left", fontsize=8.5)
+            left.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), fontsize=8.5)
         else:
             say(left, "no box in the ground truth")
         _draw_classes(right, result, precision, known)
@@ -39,9 +39,7 @@ def draw_precision_recall(result: CocoResult, path: str | Path) -> None:
             axes.set(xlim=(0, 1), ylim=(0, 1.03), xlabel="recall", ylabel="precision")
 
 
-def _draw_classes(
-    axes: Axes, result: CocoResult, precision: NDArray[np.float64], known: NDArray[np.bool_]
-) -> None:
+def _draw_classes(axes: Axes, result: CocoResult, precision: NDArray[np.float64], known: NDArray[np.bool_]) -> None:
     names = list(result.per_class)
     order = sorted(np.flatnonzero(known), key=lambda k: -result.per_class[names[k]]["AP50"])
     title = "each class at IoU 0.50"
@@ -93,8 +91,7 @@ def draw_confusion(matrix: ConfusionMatrix, path: str | Path) -> None:
         axes = drawing.subplots()
         image = axes.imshow(share, cmap="Blues", vmin=0, vmax=1)
         axes.set_title(
-            f"predicted class of each true class\nIoU >= {matrix.iou_threshold:g}, "
-            f"score >= {matrix.score_threshold:g}"
+            f"predicted class of each true class\nIoU >= {matrix.iou_threshold:g}, score >= {matrix.score_threshold:g}"
         )
         small = max(7.0, min(10.0, 420 / (count + 1)))
         axes.set_xticks(
@@ -110,7 +107,5 @@ def draw_confusion(matrix: ConfusionMatrix, path: str | Path) -> None:
             for i, j in np.ndindex(*matrix.counts.shape):
                 if matrix.counts[i, j]:
                     color = "white" if share[i, j] > 0.55 else INK
-                    axes.text(
-                        j, i, str(matrix.counts[i, j]), ha="center", va="center", color=color, fontsize=9
-                    )
+                    axes.text(j, i, str(matrix.counts[i, j]), ha="center", va="center", color=color, fontsize=9)
         drawing.colorbar(image, ax=axes, shrink=0.6, label="share of the row")

@@ -48,12 +48,9 @@ class GroundTruth:
         else:
             name, content = "the given annotations", getattr(source, "dataset", source)
         if not isinstance(content, Mapping):
-            raise ValueError(
-                f"{name} is no COCO annotation file: it holds a {type(content).__name__}, not an object"
-            )
+            raise ValueError(f"{name} is no COCO annotation file: it holds a {type(content).__name__}, not an object")
         images = [
-            _whole(entry, "id", f"{name}: image {i}")
-            for i, entry in enumerate(_entries(content, "images", name))
+            _whole(entry, "id", f"{name}: image {i}") for i, entry in enumerate(_entries(content, "images", name))
         ]
         categories = {
             _whole(entry, "id", f"{name}: category {i}"): str(entry.get("name", entry["id"]))
@@ -105,9 +102,7 @@ def _number(value: Any) -> bool:
 def _annotation(entry: Mapping[str, Any], where: str) -> Annotation:
     box = entry.get("bbox")
     if not isinstance(box, (list, tuple)) or len(box) != 4 or not all(_number(value) for value in box):
-        raise ValueError(
-            f"{where}: bbox={box!r} is not [x, y, width, height] in finite numbers; fix or remove it"
-        )
+        raise ValueError(f"{where}: bbox={box!r} is not [x, y, width, height] in finite numbers; fix or remove it")
     area = entry.get("area", box[2] * box[3])
     if not _number(area):
         raise ValueError(f"{where}: area={area!r} is not a finite number; fix or remove it")

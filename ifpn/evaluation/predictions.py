@@ -10,6 +10,8 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol, TypedDict
 
+from ifpn.errors import UserError
+
 _SERVER_DECIMALS = 2  # of a pixel; COCO advises one, to keep uploads small
 _SCORE_DECIMALS = 6
 
@@ -23,7 +25,7 @@ class Prediction(TypedDict):
     score: float
 
 
-class PredictionError(ValueError):
+class PredictionError(UserError):
     """A prediction file that cannot be scored; the message names the entries and values."""
 
 

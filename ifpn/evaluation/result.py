@@ -92,7 +92,7 @@ class CocoResult:
         )
 
     def tables(self, class_names: Sequence[str] | None = None) -> list[Table]:
-        """The 12 numbers, and AP per class (all classes, or those named), for ``rich``'s console."""
+        """The 12 numbers, and AP per class under the given names (in label order), for ``rich``'s console."""
         coverage = f"{self.images} images"
         if self.images != self.images_total:
             coverage = f"only {self.images} of {self.images_total} images"
@@ -108,11 +108,9 @@ class CocoResult:
         classes.add_column("class")
         for name in ("boxes", "AP", "AP50", "AR100"):
             classes.add_column(name, justify="right")
-        for label in self.per_class if class_names is None else class_names:
-            row = self.per_class[label]
-            classes.add_row(
-                label, str(int(row["boxes"])), *(shown(row[key]) for key in ("AP", "AP50", "AR100"))
-            )
+        names = list(self.per_class) if class_names is None else class_names
+        for name, row in zip(names, self.per_class.values(), strict=True):
+            classes.add_row(name, str(int(row["boxes"])), *(shown(row[key]) for key in ("AP", "AP50", "AR100")))
         return [numbers, classes]
 
 

@@ -24,20 +24,20 @@ from ifpn.solvers import Equilibrium
 
 
 def evaluate(cfg: DictConfig) -> CocoResult:
-    """Score `cfg.ckpt`, or `cfg.predictions`, on a validation set; print the numbers and write them to `cfg.run_dir`."""
+    """Score `cfg.ckpt` or `cfg.predictions` on a validation set; print the numbers, write them to `cfg.run_dir`."""
     if (cfg.ckpt is None) == (cfg.predictions is None):
         raise ConfigError("give exactly one of ckpt=…/best.ckpt (a detector) and predictions=FILE.json (its boxes).")
     console, out = Console(highlight=False), Path(cfg.run_dir)
     if cfg.predictions is not None:
         data = _data(cfg, None)
-        evaluator = CocoEvaluator(data.val_annotation_file, data.category_ids)
+        evaluator = CocoEvaluator(data.val_ground_truth(), data.category_ids)
         evaluator.update_records(read_predictions(Path(cfg.predictions), evaluator))
     else:
         predictor = load(cfg.ckpt, cfg.device)
         if cfg.test_evals is not None:
             set_test_evals(predictor, cfg.test_evals)
         data = _data(cfg, predictor.config)
-        evaluator = CocoEvaluator(data.val_annotation_file, data.category_ids)
+        evaluator = CocoEvaluator(data.val_ground_truth(), data.category_ids)
         labels = match_classes(predictor.class_names, data.class_names)
         _detect(predictor, data, evaluator, labels, console)
     result = evaluator.compute()
@@ -102,7 +102,7 @@ def set_test_evals(predictor: Predictor, evals: int) -> None:
     for part in predictor.detector.modules():
         solver = getattr(part, "solver", None)
         if isinstance(solver, Equilibrium):
-            part.solver = dataclasses.replace(solver, test_evals=evals)
+            setattr(part, "solver", dataclasses.replace(solver, test_evals=evals))  # noqa: B010  # Module types loosely
             changed = True
     if not changed:
         raise ConfigError(f"test_evals={evals} has no meaning: this checkpoint's neck solves no fixed point.")

@@ -33,12 +33,8 @@ def main(arguments: list[str] | None = None) -> None:
 
 def _parse(arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m ifpn.necks", description=__doc__.split("\n")[0])
-    parser.add_argument(
-        "--height", type=int, default=REFERENCE_IMAGE[0], help="of the image, padding included"
-    )
-    parser.add_argument(
-        "--width", type=int, default=REFERENCE_IMAGE[1], help="of the image, padding included"
-    )
+    parser.add_argument("--height", type=int, default=REFERENCE_IMAGE[0], help="of the image, padding included")
+    parser.add_argument("--width", type=int, default=REFERENCE_IMAGE[1], help="of the image, padding included")
     parser.add_argument("--channels", type=int, help="C; the configured number if not given")
     parser.add_argument("--neck", choices=_choices("neck"), help="one neck instead of the table")
     parser.add_argument("--csc", choices=_choices("csc"), default="pyramid", help="cross-scale block")

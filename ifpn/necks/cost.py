@@ -52,9 +52,7 @@ def block_cost(
     return _cost(block, sum(macs))
 
 
-def neck_cost(
-    make: Callable[[], Neck], height: int, width: int, strides: tuple[int, ...] = (8, 16, 32)
-) -> Cost:
+def neck_cost(make: Callable[[], Neck], height: int, width: int, strides: tuple[int, ...] = (8, 16, 32)) -> Cost:
     """Cost of a neck on an image of height x width; for an implicit neck with ONE evaluation of G.
 
     Args:

@@ -19,9 +19,7 @@ Levels = list[Tensor]
 class Policy(Protocol):
     """How z = f(z) is solved and differentiated: ``ifpn.solvers.Equilibrium``, ``Unroll``, or one's own."""
 
-    def __call__(
-        self, f: Callable[[Tensor], Tensor], z0: Tensor, /, *, training: bool
-    ) -> tuple[Tensor, Stats]:
+    def __call__(self, f: Callable[[Tensor], Tensor], z0: Tensor, /, *, training: bool) -> tuple[Tensor, Stats]:
         """f maps (N, D) to (N, D); returns the state (N, D) and what happened."""
         ...
 

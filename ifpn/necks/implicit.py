@@ -33,9 +33,9 @@ class ImplicitFPN(EquilibriumNeck):
         extra_blocks: a torchvision ``ExtraFPNBlock`` on P*, after the solve; the state then has no P6 and P7.
         norm_layer: called with C, follows the 1x1 convolutions that make B; None for none.
         csc: makes the cross-scale block, called ``csc(channels, num_levels)``.
-        solver: ``Equilibrium(...)`` or ``Unroll(steps)``; None is ``Equilibrium()``, the paper's setting.
-            ``Unroll(T)`` gives P^T of the same G; ``Unroll(0)`` gives B, as P^0 = 0 says nothing of the
-            image.
+        solver: ``Equilibrium(...)`` or ``Unroll(steps)``; None is ``Equilibrium()``, with the paper's budget of
+            15 evaluations in training and 7 in evaluation. ``Unroll(T)`` gives P^T of the same G; ``Unroll(0)``
+            gives B, as P^0 = 0 says nothing of the image (G is then unused and gets no gradient).
         extra_levels: B6 from the projected C5 (``"p5"``), from C5 (``"c5"``), or neither B6 nor B7
             (``"none"``).
         residual_block: residual blocks R_j in G (paper Table 3, RBL).

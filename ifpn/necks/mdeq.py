@@ -83,16 +83,12 @@ class MDEQFunction(nn.Module):
     ) -> None:
         super().__init__()
         if groups < 2 or groups % 2 or channels % groups:
-            raise ValueError(
-                f"groups must be even and divide the channels, got groups={groups}, channels={channels}"
-            )
+            raise ValueError(f"groups must be even and divide the channels, got groups={groups}, channels={channels}")
         if expansion < 1:
             raise ValueError(f"expansion must be at least 1, got {expansion}")
         levels = range(num_levels)
         self.blocks = nn.ModuleList(InjectionBlock(channels, expansion, groups, dropout) for _ in levels)
-        self.fuse = nn.ModuleList(
-            nn.ModuleList(_fuse_path(channels, i, j, groups) for j in levels) for i in levels
-        )
+        self.fuse = nn.ModuleList(nn.ModuleList(_fuse_path(channels, i, j, groups) for j in levels) for i in levels)
         self.post = nn.ModuleList(_post(channels, groups // 2) for _ in levels)
         for conv in [m for m in self.modules() if isinstance(m, nn.Conv2d)]:
             nn.init.normal_(conv.weight, std=0.01)  # every convolution has a norm behind it

@@ -51,9 +51,7 @@ class Neck(nn.Module):
         if extra_levels not in ("p5", "c5", "none"):
             raise ValueError(f"extra_levels must be 'p5', 'c5' or 'none', got {extra_levels!r}")
         if extra_blocks is not None and not isinstance(extra_blocks, ExtraFPNBlock):
-            raise TypeError(
-                f"extra_blocks must be a torchvision ExtraFPNBlock, got {type(extra_blocks).__name__}"
-            )
+            raise TypeError(f"extra_blocks must be a torchvision ExtraFPNBlock, got {type(extra_blocks).__name__}")
         if extra_blocks is not None and extra_levels == "c5":
             raise ValueError("extra_levels='c5' and extra_blocks both add coarse levels: give one of them")
         self.in_channels_list = list(in_channels_list)

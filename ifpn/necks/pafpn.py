@@ -40,9 +40,7 @@ class PAFPN(Neck):
         extra_first = bottom_up == "all"
         fpn_extra: ExtraLevelsFrom = self.extra_levels if extra_first else "none"
         self.fpn = FPN(in_channels_list, out_channels, norm_layer=norm_layer, extra_levels=fpn_extra)
-        self.extra = (
-            None if extra_first else ExtraLevels.of(self.extra_levels, in_channels_list[-1], out_channels)
-        )
+        self.extra = None if extra_first else ExtraLevels.of(self.extra_levels, in_channels_list[-1], out_channels)
         joined = len(in_channels_list) + (2 if fpn_extra != "none" else 0)
         self.down = nn.ModuleList(_conv(out_channels, stride=2) for _ in range(joined - 1))
         self.output = nn.ModuleList(_conv(out_channels, stride=1) for _ in range(joined - 1))

@@ -34,9 +34,7 @@ class Projection(nn.Module):
         norm_layer: NormLayer | None = None,
     ) -> None:
         super().__init__()
-        self.lateral = nn.ModuleList(
-            _lateral(channels, out_channels, norm_layer) for channels in in_channels_list
-        )
+        self.lateral = nn.ModuleList(_lateral(channels, out_channels, norm_layer) for channels in in_channels_list)
         self.extra = ExtraLevels.of(extra_levels, in_channels_list[-1], out_channels)
 
     def forward(self, features: list[Tensor]) -> list[Tensor]:

@@ -43,9 +43,7 @@ class StackedFPN(Neck):
     ) -> None:
         super().__init__(in_channels_list, out_channels, extra_blocks, extra_levels)
         if repeats < 1:
-            raise ValueError(
-                f"repeats must be at least 1, got {repeats}; neck=none is the neck without blocks"
-            )
+            raise ValueError(f"repeats must be at least 1, got {repeats}; neck=none is the neck without blocks")
         self.projection = Projection(in_channels_list, out_channels, self.extra_levels, norm_layer)
         num_levels = len(in_channels_list) + (0 if self.extra_levels == "none" else 2)
         self.blocks = nn.ModuleList(csc(out_channels, num_levels) for _ in range(repeats))

@@ -38,7 +38,7 @@ class Layout:
         """(N, D) -> levels (N, C, H_l, W_l) that share its memory."""
         # one split instead of a slice per level: its backward is one concatenation
         parts = torch.split(z, self.sizes, dim=1)
-        return [part.view(-1, *shape) for part, shape in zip(parts, self.shapes, strict=True)]
+        return [part.view(z.shape[0], *shape) for part, shape in zip(parts, self.shapes, strict=True)]
 
     def flatten(self, levels: list[Tensor], dtype: torch.dtype) -> Tensor:
         """Levels (N, C, H_l, W_l) of any floating type -> (N, D) of ``dtype``, in one pass over the data."""

@@ -53,9 +53,7 @@ def rows() -> list[Row]:
             lambda c: PAFPN(RESNET50, c, bottom_up="all"),
         ),
         _neck("no FPN, B6 from the projected C5", 2_098_432, 4_059_955_200, lambda c: NoFPN(RESNET50, c)),
-        _neck(
-            "no FPN, B6 from C5", 6_227_200, 5_187_108_864, lambda c: NoFPN(RESNET50, c, extra_levels="c5")
-        ),
+        _neck("no FPN, B6 from C5", 6_227_200, 5_187_108_864, lambda c: NoFPN(RESNET50, c, extra_levels="c5")),
         _mdeq("MDEQ function, expansion 5", 42_306_560, 148_848_050_176, 5),
         _mdeq("MDEQ function, expansion 1", 18_703_360, 43_151_589_376, 1),
     ]

@@ -159,9 +159,7 @@ def solve_adjoint(product: Product, g: Tensor, solver: LinearSolver, max_vjps: i
         if isinstance(solver, GMRES | Neumann):
             solution = solver.solve(product, unit, max_vjps, rtol)
         else:
-            solution = iterate(
-                lambda u: unit + product(u), unit, solver, max_vjps, rtol, 0.0, unit=norms(unit)
-            )
+            solution = iterate(lambda u: unit + product(u), unit, solver, max_vjps, rtol, 0.0, unit=norms(unit))
     return replace(solution, value=solution.value * scale)
 
 

@@ -61,7 +61,7 @@ class _BroydenSteps:
         exact = small(z0.device)
         self.scale = z0.new_zeros(batch, rows, dtype=exact)
         self.gram = z0.new_zeros(batch, rows, rows + 1, dtype=exact)  # one spare column: see L
-        self.inverse = z0.new_zeros(batch, rows, dtype=exact)  # 1 / |s_i|², or 0 for a step to be ignored
+        self.inverse = z0.new_zeros(batch, rows, dtype=exact)  # 1 / |s_i|², 0 for a step that is ignored
         self.breakdown = torch.finfo(z0.dtype).eps
 
     def slot(self) -> Tensor:
@@ -72,10 +72,10 @@ class _BroydenSteps:
     def step(self, z: Tensor, fz: Tensor, out: Tensor) -> None:
         k, h = self.k, self.h[:, self.k]
         a = self._direction(k, h) if k > 0 else torch.full_like(self.scale[:, 0], self.alpha)
-        norm = a.abs() * norms(h)
+        square = (a * norms(h)).square()
         self.scale[:, k] = a
-        self.gram[:, k, k] = norm.square()
-        self.inverse[:, k] = torch.where(norm > 0, norm.square().reciprocal(), 0.0)
+        self.gram[:, k, k] = square
+        self.inverse[:, k] = square.reciprocal()
         torch.addcmul(z, a.to(z.dtype)[:, None], h, out=out)
         self.k += 1
 
@@ -83,16 +83,17 @@ class _BroydenSteps:
         """Turn h = g (B, N) into the direction of step k, in place, and return its scale a (B,)."""
         alpha, scale, gram, inverse = self.alpha, self.scale[:, :k], self.gram[:, :k, :k], self.inverse[:, :k]
         t = dots(self.h[:, :k], h) * scale
-        lower = (self.gram[:, :k, 1 : k + 1] + (alpha - 1) * gram) * inverse[:, None]
+        products = self.gram[:, :k, 1 : k + 1] if alpha == 1 else self.gram[:, :k, 1 : k + 1] + (alpha - 1) * gram
         # `unitriangular` reads nothing on or above the diagonal, where L is not defined.
-        d = torch.linalg.solve_triangular(-lower, t[..., None], upper=False, unitriangular=True)[..., 0]
+        lower = products * -inverse[:, None]
+        d = torch.linalg.solve_triangular(lower, t[..., None], upper=False, unitriangular=True)[..., 0]
         e = d * inverse
         c = (alpha - 1) * e
-        c[:, 1:] += e[:, :-1]
+        c[:, 1:].add_(e[:, :-1])
         pivot = 1 - alpha * e[:, -1]
-        a = alpha / pivot
-        # A vanishing pivot means a step without end. That sample forgets its past and takes a plain damped step.
-        # (Any NaN or inf in d reaches its last entry, and so the pivot.)
+        a: Tensor = alpha / pivot
+        # A vanishing pivot means a step without end. That sample forgets its past and takes a plain damped
+        # step. (Any NaN or inf in d reaches its last entry, and so the pivot.)
         broken = ~((a.abs() < 1 / self.breakdown) & (a != 0))
         if worth_it(broken):
             a = torch.where(broken, alpha, a)

@@ -15,7 +15,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 from torch.autograd.graph import GradientEdge, get_gradient_edge
 
 from ifpn.solvers.adjoint import GMRES, LinearSolver, Neumann, solve_adjoint
@@ -174,9 +173,7 @@ class _Job:
 
     def product(self, shape: torch.Size) -> Callable[[Tensor], Tensor]:
         def product(v: Tensor) -> Tensor:
-            (out,) = torch.autograd.grad(
-                self.value, self.state, v.reshape(shape), retain_graph=True, allow_unused=True
-            )
+            (out,) = torch.autograd.grad(self.value, self.state, v.reshape(shape), retain_graph=True, allow_unused=True)
             return torch.zeros_like(v) if out is None else out.reshape(v.shape)
 
         return product
@@ -195,7 +192,6 @@ class _Inlet(torch.autograd.Function):
         return z.view_as(z)
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[None, None, None]:
         note: _Note = ctx.note
         if note.rest is not None and note.size is not None and note.stats.backward is not None:
@@ -215,13 +211,16 @@ class _Exchange(torch.autograd.Function):
         return y.view_as(y)
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
+        # Not `once_differentiable`: where g is a constant that lets create_graph pass, and drops ∂u silently.
+        if torch.is_grad_enabled():
+            raise RuntimeError(
+                "fixed_point gives first derivatives only; call backward without create_graph=True, "
+                "or use Unrolled(steps), which can be differentiated again"
+            )
         job: _Job = ctx.job
         g = flatten(grads[0])
-        solution = solve_adjoint(
-            job.product(grads[0].shape), g, job.how.solver, job.how.max_vjps, job.how.rtol
-        )
+        solution = solve_adjoint(job.product(grads[0].shape), g, job.how.solver, job.how.max_vjps, job.how.rtol)
         u = solution.value
         job.note.rest, job.note.size = g - u, norms(g)
         job.note.stats.backward = replace(solution, value=u.new_empty(0))

@@ -23,9 +23,7 @@ def check_budget(name: str, value: int, tolerances: dict[str, float]) -> None:
             raise ValueError(f"{key} must be 0 (no tolerance) or positive, got {tolerance}")
 
 
-def solve(
-    f: Map, z0: Tensor, solver: StepRule, *, max_evals: int, rtol: float = 0.0, atol: float = 0.0
-) -> Solution:
+def solve(f: Map, z0: Tensor, solver: StepRule, *, max_evals: int, rtol: float = 0.0, atol: float = 0.0) -> Solution:
     """Search z = f(z) from z0, without autograd.
 
     Every sample is solved on its own: its result does not depend on its batch mates as long as f treats
@@ -84,7 +82,8 @@ class _Judge:
         improved = residual < self.best
         self.best = torch.minimum(residual, self.best)
         self.best_eval.masked_fill_(improved, i)
-        going = finite & (size > (self.rtol * unit).clamp_min(self.atol))
+        limit = (self.rtol * unit).clamp_min(self.atol) if self.rtol > 0 else self.atol
+        going = finite & (size > limit)
         finished = self.active & ~going
         if worth_it(finished):
             self.status.masked_fill_(finished, Status.CONVERGED)

@@ -72,9 +72,7 @@ class Unroll:
             y = check_output(f(z), z.shape).to(state_dtype(z0))
             with torch.no_grad():
                 flat = flatten(y)
-                trace.append(
-                    norms(flat - flatten(z)) / norms(flat).clamp_min(torch.finfo(small(z.device)).tiny)
-                )
+                trace.append(norms(flat - flatten(z)) / norms(flat).clamp_min(torch.finfo(small(z.device)).tiny))
             z = y
         return z, Stats(self._solution(z, trace))
 
@@ -82,8 +80,6 @@ class Unroll:
         batch = z.shape[0]
         last = trace[-1] if trace else z.new_full((batch,), torch.inf, dtype=small(z.device))
         rows = torch.stack(trace) if trace else last.new_empty(0, batch)
-        status = torch.where(
-            torch.isfinite(last) | (self.steps == 0), int(Status.MAX_EVALS), int(Status.NONFINITE)
-        )
+        status = torch.where(torch.isfinite(last) | (self.steps == 0), int(Status.MAX_EVALS), int(Status.NONFINITE))
         evals = torch.full_like(status, max(self.steps - 1, 0))
         return Solution(z.detach(), last, rows, self.steps, evals, status)

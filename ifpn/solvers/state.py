@@ -43,9 +43,7 @@ class FlatMap:
         version = z._version if tracked else 0
         out = self.f(z.reshape(self.shape))
         if tracked and z._version != version:
-            raise ValueError(
-                "f changed its argument in place; let it work on a new tensor (no inplace=True first)"
-            )
+            raise ValueError("f changed its argument in place; let it work on a new tensor (no inplace=True first)")
         return check_output(out, self.shape).reshape(z.shape)
 
 

@@ -94,7 +94,9 @@ def newest_valid(folder: str | Path) -> Path:
             continue
         return file
     seen = ", ".join(f.name for f in files) or "none"
-    raise ConfigError(f"ckpt=last: no readable checkpoint in {folder} (found: {seen}). Give run_dir=… of a run that was started.")
+    raise ConfigError(
+        f"ckpt=last: no readable checkpoint in {folder} (found: {seen}). Give run_dir=… of a run that was started."
+    )
 
 
 def _first_sentence(error: BaseException) -> str:

@@ -27,7 +27,13 @@ class DetectionModule(pl.LightningModule):
     """
 
     def __init__(
-        self, detector: nn.Module, recipe: Recipe, plan: Plan, evaluator: CocoEvaluator, facts: dict[str, Any], seed: int
+        self,
+        detector: nn.Module,
+        recipe: Recipe,
+        plan: Plan,
+        evaluator: CocoEvaluator,
+        facts: dict[str, Any],
+        seed: int,
     ) -> None:
         super().__init__()
         self.detector = detector
@@ -56,6 +62,11 @@ class DetectionModule(pl.LightningModule):
         self.log_dict({f"train/{name}": value for name, value in losses.items()}, batch_size=len(images))
         return loss
 
+    def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
+        # However many steps were asked for, the weights at the end are evaluated: a requested stop validates first.
+        if self.global_step >= self.plan.max_steps:
+            self.trainer.should_stop = True
+
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         images, targets = batch
         self.evaluator.update([int(t["image_id"]) for t in targets], self.detector(images))
@@ -64,7 +75,9 @@ class DetectionModule(pl.LightningModule):
         self.evaluator.gather()
         self.result = self.evaluator.compute()
         # Every rank computed the same numbers from the same detections.
-        self.log_dict({f"val/{name}": float(value) for name, value in self.result.summary.items()}, rank_zero_only=False)
+        self.log_dict(
+            {f"val/{name}": float(value) for name, value in self.result.summary.items()}, rank_zero_only=False
+        )
 
     def on_validation_epoch_start(self) -> None:
         self.evaluator.reset()

@@ -1,4 +1,4 @@
-"""Randomness as a pure function of (seed, step, rank): nothing to save, so a resumed run draws what it would have drawn."""
+"""Randomness as a pure function of (seed, step, rank): nothing to save, and a resumed run draws the same."""
 
 from __future__ import annotations
 

@@ -115,12 +115,14 @@ class Recipe:
             assert self.max_epochs is not None
             steps, curve = math.ceil(batches_per_epoch / accumulate) * self.max_epochs, self.curve
         words = (
-            f"{batch} images per step ({self.batch_size} per device x {world_size} device(s) x {accumulate} accumulated), "
+            f"{batch} images per step "
+            f"({self.batch_size} per device x {world_size} device(s) x {accumulate} accumulated), "
             f"{steps} steps, lr {lr * ratio:g}"
         )
         if ratio != 1.0:
             words += (
-                f"; linear rule: the schedule is written for {self.base_batch_size} images, so lr {lr:g} -> {lr * ratio:g}"
+                f"; linear rule: the schedule is written for {self.base_batch_size} images, "
+                f"so lr {lr:g} -> {lr * ratio:g}"
                 + (f" and {self.max_steps} -> {steps} steps" if self.max_steps is not None else "")
                 + " (schedule.scaling=none keeps it as written)"
             )

@@ -27,7 +27,7 @@ NOT_HASHED = ("run_dir", "ckpt", "logger", "callbacks")
 def write_result(
     path: Path, trainer: pl.Trainer, module: DetectionModule, step_seconds: Sequence[float], solver: Mapping[str, float]
 ) -> None:
-    """Write the result of a finished training; `complete` is true only in a file of a run that reached its last step."""
+    """Write the result of a training; `complete` says whether it reached its last step."""
     best = next((c.best_model_score for c in trainer.checkpoint_callbacks if c.best_model_score is not None), None)  # type: ignore[attr-defined]
     result = {
         "complete": trainer.global_step >= module.plan.max_steps,
@@ -63,8 +63,12 @@ def commit() -> str | None:
     """The commit of the code, with '+changes' if files differ from it; None outside a git checkout."""
     root = Path(__file__).resolve().parents[2]
     try:
-        head = subprocess.run(["git", "rev-parse", "HEAD"], cwd=root, capture_output=True, text=True, check=True, timeout=10)
-        dirty = subprocess.run(["git", "status", "--porcelain", "-uno"], cwd=root, capture_output=True, text=True, timeout=10)
+        head = subprocess.run(
+            ["git", "rev-parse", "HEAD"], cwd=root, capture_output=True, text=True, check=True, timeout=10
+        )
+        dirty = subprocess.run(
+            ["git", "status", "--porcelain", "-uno"], cwd=root, capture_output=True, text=True, timeout=10
+        )
     except (OSError, subprocess.SubprocessError):
         return None
     return head.stdout.strip() + ("+changes" if dirty.stdout.strip() else "")

@@ -16,13 +16,14 @@ from rich.table import Table
 from torch import nn
 
 from ifpn.config.build import build_detector, build_list
+from ifpn.config.errors import ConfigError
 from ifpn.data import DetectionData
 from ifpn.evaluation import CocoEvaluator
 from ifpn.training.checkpoint import FORMAT, SafeCheckpointIO, newest_valid, read_checkpoint
+from ifpn.training.metrics_log import keep_rows_before
 from ifpn.training.module import DetectionModule
 from ifpn.training.randomness import derive
 from ifpn.training.recipe import Plan, Recipe
-
 
 Build = Callable[[DictConfig, int], nn.Module]
 
@@ -30,12 +31,13 @@ Build = Callable[[DictConfig, int], nn.Module]
 def train(cfg: DictConfig, build: Build = build_detector) -> dict[str, float]:
     """Build, train, evaluate, report. Returns the 12 COCO numbers of the last validation.
 
-    build: (configuration, number of classes) -> detector; another one trains a foreign detector under the same conditions.
+    build: (configuration, number of classes) -> detector; another one trains a foreign detector under our conditions.
     """
     quiet()
     console = Console(highlight=False)
     run_dir = Path(cfg.run_dir)
     ckpt = resume_path(cfg)
+    check_run_dir(run_dir, resuming=ckpt is not None)
     data: DetectionData = instantiate(cfg.data)
     trainer = build_trainer(cfg, run_dir)
     data.prepare_data()
@@ -50,6 +52,8 @@ def train(cfg: DictConfig, build: Build = build_detector) -> dict[str, float]:
         run_dir.mkdir(parents=True, exist_ok=True)
         OmegaConf.save(cfg, run_dir / "config.yaml")
         say_header(console, cfg, data, module, run_dir)
+    if ckpt is not None and trainer.is_global_zero:
+        keep_rows_before(run_dir / "metrics.csv", int(read_checkpoint(ckpt)["global_step"]))
     trainer.fit(module, datamodule=data, ckpt_path=str(ckpt) if ckpt else None, weights_only=True)
     summary = dict(module.result.summary) if module.result else {}
     if trainer.is_global_zero and trainer.state.finished:
@@ -67,8 +71,16 @@ def resume_path(cfg: DictConfig) -> Path | None:
     return Path(cfg.ckpt)
 
 
+def check_run_dir(run_dir: Path, *, resuming: bool) -> None:
+    """Raises ConfigError if a new run would write over an old one."""
+    if not resuming and ((run_dir / "last.ckpt").exists() or (run_dir / "result.json").exists()):
+        raise ConfigError(
+            f"run_dir={run_dir} holds a run already: continue it with ckpt=last, or give another run_dir."
+        )
+
+
 def build_trainer(cfg: DictConfig, run_dir: Path) -> pl.Trainer:
-    """Lightning's Trainer with the schedule's clipping and validation interval, our callbacks, loggers and file door."""
+    """Lightning's Trainer with the schedule's clipping and validation interval, our callbacks and checkpoint files."""
     every = cfg.schedule.val_every
     trainer: pl.Trainer = instantiate(
         cfg.trainer,
@@ -98,7 +110,7 @@ def build_module(cfg: DictConfig, build: Build, data: DetectionData, recipe: Rec
         "class_names": list(data.class_names),
         "category_ids": list(data.category_ids),
     }
-    evaluator = CocoEvaluator(data.val_annotation_file, data.category_ids)
+    evaluator = CocoEvaluator(data.val_ground_truth(), data.category_ids)
     return DetectionModule(detector, recipe, plan, evaluator, facts, cfg.seed)
 
 
@@ -131,10 +143,21 @@ def say_result(console: Console, module: DetectionModule, run_dir: Path) -> None
 def quiet() -> None:
     """Silence what libraries say that a user of ours cannot act on."""
     logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
+    for message in QUIET:
+        warnings.filterwarnings("ignore", message=message)
+
+
+QUIET = (
     # The number of loader workers is a setting of ours, chosen with a measurement, not an oversight.
-    warnings.filterwarnings("ignore", message=".*does not have many workers.*")
-    warnings.filterwarnings("ignore", message=".*in eval mode at the start of training.*")
+    ".*does not have many workers.*",
+    # Frozen parts of a backbone stay in evaluation mode on purpose.
+    ".*in eval mode at the start of training.*",
     # Mid-epoch resume is exact here: the batch sampler continues at the saved position.
-    warnings.filterwarnings("ignore", message=".*your dataloader is not resumable.*")
-
-
+    ".*your dataloader is not resumable.*",
+    # Hydra makes the run folder before Lightning looks; `check_run_dir` has made sure that it holds no other run.
+    ".*exists and is not empty.*",
+    # uint8 -> float happens in the LightningModule, so that any data module can be used.
+    ".*You have overridden `on_after_batch_transfer`.*",
+    # Lightning 2.6.6 uses a torch function that torch 2.14 renames.
+    ".*isinstance.treespec, LeafSpec.*",
+)

@@ -30,7 +30,10 @@ def test_help_shows_groups_and_examples_without_waiting_for_torch() -> None:
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (("solver=broydn",), "solver=broydn does not exist. Allowed: anderson, broyden, fast, unroll. Did you mean solver=broyden?"),
+        (
+            ("solver=broydn",),
+            "solver=broydn does not exist. Allowed: anderson, broyden, fast, unroll. Did you mean solver=broyden?",
+        ),
         (("solver.train_eval=3",), "Did you mean train_evals?"),
         (("solver.train_evals=-1",), "it must be a whole number from 1 to 1000"),
         (("neck=fpn", "solver=broyden"), "solves no fixed point"),

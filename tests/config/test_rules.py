@@ -1,4 +1,4 @@
-"""What a user can get wrong is refused before anything is built, in a sentence that names the value and what is allowed."""
+"""What a user can get wrong is refused before anything is built, with the value and what is allowed."""
 
 from __future__ import annotations
 

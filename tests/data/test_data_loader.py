@@ -1,4 +1,4 @@
-"""Batches are the same with any number of workers and after a resume; loading disturbs no other randomness."""
+"""Batches are the same with any number of workers and after a resume; no other randomness is disturbed."""
 
 from __future__ import annotations
 
@@ -21,12 +21,7 @@ def module(root: Path, workers: int = 0, **more: object) -> DetectionData:
 def digest(batch: tuple) -> list:
     images, targets = batch
     return [
-        (
-            image.shape,
-            image.numpy().tobytes(),
-            *(target[key].numpy().tobytes() for key in ("boxes", "labels")),
-        )
-        + (target["image_id"],)
+        (target["image_id"], *(part.numpy().tobytes() for part in (image, target["boxes"], target["labels"])))
         for image, target in zip(images, targets, strict=True)
     ]
 

@@ -83,8 +83,8 @@ def test_flips_of_image_and_boxes(name: str, seed: int, count: int, x: bool, y: 
     if y:
         flipped[:, [1, 3]] = SIDE - boxes[:, [3, 1]]
     per_cell = len(priors.points) // sum(n * n for n in CELLS)
-    # without RetinaNet's low-quality matches: a small box lies wholly inside many anchors of equal size, whose IoU
-    # is equal up to rounding, and "the best of them" is then a matter of the last digit
+    # without RetinaNet's low-quality matches: a small box lies wholly inside many anchors of equal size,
+    # whose IoU is equal up to rounding, and "the best of them" is then a matter of the last digit
     matched = assign(name, priors, boxes, low_quality=False)
     other = assign(name, priors, flipped, low_quality=False)
     assert torch.equal(flip_sites(matched, per_cell, x, y), other)

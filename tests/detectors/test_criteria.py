@@ -25,9 +25,7 @@ def criterion_of(kind: str, num_classes: int) -> nn.Module:
     return make_detector(name, num_classes, **({"box_coding": coding} if coding else {})).criterion
 
 
-def random_prediction(
-    kind: str, num_classes: int, images: int = 2, *, scale: float = 1.0, seed: int = 0
-) -> Prediction:
+def random_prediction(kind: str, num_classes: int, images: int = 2, *, scale: float = 1.0, seed: int = 0) -> Prediction:
     """Logits of the given scale; distances of some 50 px times the scale, never negative."""
     generator = torch.Generator().manual_seed(seed)
     priors = make_priors(kind.partition("_")[0], SIZES)
@@ -40,9 +38,7 @@ def random_prediction(
     return Prediction(normal(num_classes).requires_grad_(), box.requires_grad_(), quality)
 
 
-def run(
-    kind: str, criterion: nn.Module, prediction: Prediction, targets: list[dict[str, Tensor]]
-) -> dict[str, Tensor]:
+def run(kind: str, criterion: nn.Module, prediction: Prediction, targets: list[dict[str, Tensor]]) -> dict[str, Tensor]:
     return criterion(prediction, make_priors(kind.partition("_")[0], SIZES), targets)
 
 
@@ -127,9 +123,7 @@ def test_autoassign_without_any_location_inside() -> None:
     assert_close(losses["loss_pos"].item(), 0.25 * 100)
     assert losses["loss_norm"].item() == 0
     (losses["loss_pos"] + losses["loss_norm"]).backward()
-    assert all(
-        leaf.grad.abs().max() == 0 for leaf in (prediction.cls_logits, prediction.box_code, criterion.mu)
-    )
+    assert all(leaf.grad.abs().max() == 0 for leaf in (prediction.cls_logits, prediction.box_code, criterion.mu))
 
 
 def test_running_mean_of_positives_is_kept_in_checkpoints() -> None:

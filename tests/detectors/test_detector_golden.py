@@ -167,9 +167,7 @@ def test_focal_giou_and_bag_tables() -> None:
     for label in (0, 1):
         loss = sigmoid_focal_loss(logits, torch.full_like(logits, label), alpha=0.25, gamma=2.0)
         close(loss, table[f"focal_target{label}_cvpods"])
-    close(
-        giou_loss(torch.tensor(table["boxes_pred"]), torch.tensor(table["boxes_tgt"])), table["giou_cvpods"]
-    )
+    close(giou_loss(torch.tensor(table["boxes_pred"]), torch.tensor(table["boxes_tgt"])), table["giou_cvpods"])
     close(negative_bag_loss(torch.tensor(table["negbag_prob"])), table["autoassign_negative_bag"])
     weight = torch.tensor(table["posbag_gauss"]) * torch.tensor(table["posbag_mask"])
     close(positive_bag_loss(torch.tensor(table["posbag_p"]).T, weight.T), table["autoassign_positive_bag"])

@@ -8,18 +8,16 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.testing import assert_close
+from torchvision.ops import box_iou
 
-from ifpn.detectors import DenseDetector
 from ifpn.detectors.heads import PointHead, Prediction, RetinaHead
 from tests.detectors.cases import (
-    DENSE,
     DETECTORS,
     ROOT,
     STRIDES,
     TorchvisionFPN,
     make_detector,
     make_target,
-    numbers,
 )
 
 EMPTY = make_target([], [])
@@ -79,20 +77,18 @@ def test_options_of_atss(changes: dict[str, object]) -> None:
 @pytest.mark.parametrize("name", DETECTORS)
 def test_a_step_in_bfloat16(name: str) -> None:
     """Losses and boxes are float32 whatever the body computes in, and not far from the float32 ones."""
-    model = make_detector(name)
-    if name == "faster_rcnn":  # proposals are sampled at random
-        pytest.importorskip("torchvision")
+    # a running mean would move between the two calls
+    model = make_detector(name, **({"momentum": 1.0} if name == "retina" else {}))
     targets = BATCHES["boxes and none"]
     pictures = images()
     torch.manual_seed(0)
     exact = model(pictures, targets)
-    torch.manual_seed(0)
+    torch.manual_seed(0)  # Faster R-CNN samples at random
     with torch.autocast("cpu", dtype=torch.bfloat16):
         losses = model(pictures, targets)
     for key, loss in losses.items():
         assert loss.dtype == torch.float32
-        if not (name == "retina" and key):  # its running mean moved between the two calls
-            assert_close(loss, exact[key], rtol=0.1, atol=0.02)  # bfloat16 has 8 bits, some layers deep
+        assert_close(loss, exact[key], rtol=0.1, atol=0.02)  # bfloat16 has 8 bits, some layers deep
     sum(losses.values()).backward()
     touched(model)
     with torch.autocast("cpu", dtype=torch.bfloat16):
@@ -100,8 +96,18 @@ def test_a_step_in_bfloat16(name: str) -> None:
             assert found["boxes"].dtype == found["scores"].dtype == torch.float32
 
 
+def test_predictions_are_float32_under_autocast() -> None:
+    """Distances are scaled in float32: 0.7 times some bfloat16 numbers is not a bfloat16 number."""
+    head = PointHead(8, 2, (8,), num_convs=0, prior=0.01, box_bias=1.0, code="distance", deformable=False)
+    with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16):
+        head.scales.fill_(0.7)
+        prediction = head([torch.zeros(1, 8, 2, 2)])
+    assert all(t.dtype == torch.float32 for t in prediction if t is not None)
+    assert_close(prediction.box_code, torch.full((1, 4, 4), 5.6))
+
+
 class OneBox(nn.Module):
-    """A head that is sure of one box: class 2 at the P3 point (16, 24), with the given distances in pixels."""
+    """A head that is sure of one box: class 2 at the P3 point (16, 24), at the given distances in px."""
 
     def __init__(self, distances: Sequence[float]) -> None:
         super().__init__()
@@ -176,9 +182,7 @@ def test_auxiliary_losses_of_the_neck_are_reported(name: str) -> None:
 
 def test_sizes_of_the_heads() -> None:
     """256 channels, 80 classes: the published numbers of parameters, plus one scale per level."""
-    point = PointHead(
-        256, 80, STRIDES, num_convs=4, prior=0.02, box_bias=4.0, code="distance", deformable=False
-    )
+    point = PointHead(256, 80, STRIDES, num_convs=4, prior=0.02, box_bias=4.0, code="distance", deformable=False)
     retina = RetinaHead(256, 80, anchors_per_cell=9, num_convs=4, prior=0.01, deformable=False)
     assert sum(p.numel() for p in point.parameters()) == 4_920_661 + 5
     assert sum(p.numel() for p in retina.parameters()) == 6_463_220
@@ -244,28 +248,33 @@ def shapes() -> tuple[list[Tensor], list[dict[str, Tensor]]]:
     return pictures, [make_target(*target) for target in boxes]
 
 
+def all_found(model: nn.Module, pictures: list[Tensor], targets: list[dict[str, Tensor]]) -> bool:
+    """Whether the best boxes of each picture are its rectangles: one each, right class, IoU above 0.5."""
+    model.eval()
+    for found, target in zip(model(pictures), targets, strict=True):
+        count = len(target["labels"])
+        best, index = box_iou(found["boxes"][:count], target["boxes"]).max(dim=1)
+        if sorted(index.tolist()) != list(range(count)) or best.min() < 0.5:
+            return False
+        if not torch.equal(found["labels"][:count], target["labels"][index]):
+            return False
+    return True
+
+
 @pytest.mark.parametrize("name", DETECTORS)
 def test_overfits_four_pictures(name: str) -> None:
-    """After training on them, every rectangle is found: right class, IoU above 0.5, score above all wrong boxes."""
+    """Within 120 steps; each detector took 20 to 60 when this was written."""
     changes = {"rpn_post_nms": (60, 60), "batch_size": 64} if name == "faster_rcnn" else {}
     model = make_detector(name, 2, channels=32, **changes)
     pictures, targets = shapes()
     optimiser = torch.optim.AdamW(model.parameters(), lr=3e-3, weight_decay=0)
-    for _ in range(STEPS):
+    for step in range(120):
+        if step % 20 == 19 and all_found(model, pictures, targets):
+            return
+        model.train()
         loss = sum(model(pictures, targets).values())
         optimiser.zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_(model.parameters(), 10.0)
         optimiser.step()
-    for found, target in zip(model.eval()(pictures), targets, strict=True):
-        count = len(target["labels"])
-        from torchvision.ops import box_iou
-
-        overlap = box_iou(found["boxes"][:count], target["boxes"])
-        best, index = overlap.max(dim=1)
-        assert (best > 0.5).all()
-        assert sorted(index.tolist()) == list(range(count))
-        assert torch.equal(found["labels"][:count], target["labels"][index])
-
-
-STEPS = 120
+    pytest.fail("some rectangle is not found after 120 steps")

@@ -20,14 +20,14 @@ def test_row_is_exact(row: Row) -> None:
 
 
 def test_table_holds_the_independent_counts() -> None:
-    """The numbers of the fixture were counted by another program from the reference implementations."""
+    """The fixture was counted by another program."""
     counted = {(row["params"], row["macs"]) for row in json.loads(COUNTED.read_text()).values()}
     assert counted <= {(row.reference.params, row.reference.macs) for row in rows()}
     assert len(counted) == 14
 
 
 def test_formula_of_the_pyramid_convolution() -> None:
-    """By hand: a kernel has 9 C^2 weights; outputs are 5 own, 4 from finer, 4 from coarser (at the coarser size)."""
+    """A kernel has 9 C^2 weights; 5 own outputs, 4 from finer, 4 from coarser (at the coarser size)."""
     pixels = [h * w for h, w in level_sizes(100, 52, (8, 16, 32, 64, 128))]
     macs = 9 * 16**2 * (sum(pixels) + 2 * sum(pixels[1:]))
     assert block_cost(lambda: PyramidConv(16, 5), 16, 100, 52).macs == macs
@@ -40,7 +40,7 @@ def test_offset_convolutions_are_counted() -> None:
 
 
 def test_implicit_neck_is_projection_and_one_g() -> None:
-    """15 evaluations or one: the same parameters; the count is of one evaluation. Gains: 23 convolutions x 256."""
+    """The count is of one evaluation. Gains of weight norm: 23 convolutions x 256."""
     whole = neck_cost(lambda: ImplicitFPN(RESNET50, 256), 800, 1344)
     b = neck_cost(lambda: NoFPN(RESNET50, 256), 800, 1344)
     assert whole.gains == 23 * 256
@@ -56,8 +56,8 @@ def test_command_prints_the_table(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_command_prints_one_configuration(capsys: pytest.CaptureFixture[str]) -> None:
-    main("--neck implicit --csc pyramid --channels 256 csc.share=true neck.weight_norm=false".split())
+    main(["--neck", "implicit", "--channels", "256", "csc.share=true", "neck.weight_norm=false"])
     printed = capsys.readouterr().out
     assert f"{5_903_360 + 1_770_240:,}" in printed
-    main("--neck stack --csc bifpn neck.repeats=7 neck.extra_levels=c5".split())
+    main(["--neck", "stack", "--csc", "bifpn", "neck.repeats=7", "neck.extra_levels=c5"])
     assert f"{3_827_845 + 6_227_200:,}" in capsys.readouterr().out

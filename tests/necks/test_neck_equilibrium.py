@@ -1,4 +1,4 @@
-"""The implicit pyramid is the limit of the unrolled one, its gradient too, and G is one function during a solve."""
+"""The implicit pyramid and its gradient are limits of the unrolled ones; G is one function in a solve."""
 
 from collections import OrderedDict
 from collections.abc import Callable
@@ -28,9 +28,7 @@ def features(batch: int = 2, grad: bool = False) -> "OrderedDict[str, Tensor]":
 
 
 def exact(forward: Anderson | Broyden | Picard, evals: int = 60) -> Equilibrium:
-    return Equilibrium(
-        forward=forward, train_evals=evals, test_evals=evals, backward=Implicit(GMRES(), max_vjps=60)
-    )
+    return Equilibrium(forward=forward, train_evals=evals, test_evals=evals, backward=Implicit(GMRES(), max_vjps=60))
 
 
 def run(neck: nn.Module, x: "OrderedDict[str, Tensor]") -> tuple[list[Tensor], dict[str, Tensor]]:
@@ -40,7 +38,7 @@ def run(neck: nn.Module, x: "OrderedDict[str, Tensor]") -> tuple[list[Tensor], d
     generator = torch.Generator().manual_seed(5)
     loss = sum((out * torch.randn(out.shape, generator=generator)).sum() for out in outputs)
     assert isinstance(loss, Tensor)
-    named = {name: p for name, p in neck.named_parameters()} | dict(x)
+    named = dict(neck.named_parameters()) | dict(x)
     gradients = torch.autograd.grad(loss, list(named.values()))
     return [out.detach() for out in outputs], dict(zip(named, gradients, strict=True))
 
@@ -61,10 +59,9 @@ def test_implicit_is_200_unrolled_iterations(solver: Anderson | Broyden) -> None
         assert relative(a, b) < 1e-5
     scale = max(float(g.norm()) for g in expected.values())
     for name, gradient in expected.items():
-        # a gradient that is 1e-3 of the largest is compared in units of that: it is a difference of large terms
-        assert float((gradients[name] - gradient).norm()) < 1e-4 * max(
-            float(gradient.norm()), 1e-3 * scale
-        ), name
+        # one below 1e-3 of the largest is measured against that: it is a difference of large terms
+        size = max(float(gradient.norm()), 1e-3 * scale)
+        assert float((gradients[name] - gradient).norm()) < 1e-4 * size, name
 
 
 def test_fixed_point_equation_holds() -> None:
@@ -112,7 +109,7 @@ def test_images_of_a_batch_do_not_meet() -> None:
         torch.testing.assert_close(together[name][1:2], level, rtol=1e-4, atol=1e-5)
 
 
-# -- once per solve --------------------------------------------------------------------------------------------
+# -- once per solve --
 
 
 @pytest.mark.parametrize("solver", [Equilibrium(), Unroll(3)], ids=["equilibrium", "unroll"])
@@ -193,7 +190,7 @@ def test_an_error_inside_a_solve_leaves_nothing_behind() -> None:
     neck(features())
 
 
-# -- memory ----------------------------------------------------------------------------------------------------
+# -- memory --
 
 
 def saved_bytes(neck: EquilibriumNeck) -> int:
@@ -228,10 +225,10 @@ def test_activation_memory_does_not_grow_with_evaluations(make: Make) -> None:
 def test_activation_memory_of_unrolling_grows_linearly() -> None:
     b5, b15, b25 = (saved_bytes(ImplicitFPN(CHANNELS, 16, solver=Unroll(steps))) for steps in (5, 15, 25))
     assert b25 - b15 == pytest.approx(b15 - b5, rel=0.02)
-    assert b25 > 4 * b5
+    assert b25 - b5 > 2.5 * b5  # what does not grow: the weights of weight norm, saved once
 
 
-# -- state -----------------------------------------------------------------------------------------------------
+# -- state --
 
 
 def test_layout_round_trip() -> None:
@@ -256,6 +253,6 @@ def test_no_cross_scale_block_has_no_fixed_point() -> None:
     for steps in (10, 20, 40):
         torch.manual_seed(0)
         neck = ImplicitFPN(CHANNELS, 16, csc=NoFusion, solver=Unroll(steps)).eval()
-        norms.append(float(neck(x)["c3"].norm()))
+        norms.append(float(neck(x)["c3"].detach().norm()))
     assert norms[1] > 1.7 * norms[0]
     assert norms[2] > 1.7 * norms[1]

@@ -1,4 +1,4 @@
-"""Our MDEQ function with MDEQ's weights gives MDEQ's output (numbers of one MDEQModule: 4 levels, 16 channels)."""
+"""Our MDEQ function with MDEQ's weights gives MDEQ's output: one MDEQModule, 4 levels, 16 channels."""
 
 import re
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""One small training from end to end: the run folder's story, exact resume, evaluation and prediction from the checkpoint."""
+"""One small training from end to end: the run folder's story, exact resume, evaluation, prediction."""
 
 from __future__ import annotations
 

@@ -19,7 +19,7 @@ class BestCheckpoint(ModelCheckpoint):
 
 
 class LastCheckpoint(Callback):
-    """`<dirpath>/last.ckpt` after every `every_n_steps` optimiser steps and at the end: what a killed run resumes from."""
+    """`<dirpath>/last.ckpt`, every `every_n_steps` optimiser steps and at the end: what a killed run resumes from."""
 
     def __init__(self, dirpath: str, every_n_steps: int) -> None:
         self.path = Path(dirpath) / "last.ckpt"

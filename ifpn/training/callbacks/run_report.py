@@ -75,9 +75,12 @@ class RunReport(Callback):
         module.detector.eval()
         with torch.no_grad():
             detections = [
-                {k: v.cpu() for k, v in module.detector([image.to(module.device).float() / 255])[0].items()} for image in images
+                {k: v.cpu() for k, v in module.detector([image.to(module.device).float() / 255])[0].items()}
+                for image in images
             ]
         module.detector.train(was_training)
         truths = [target for _, target in items]
-        draw_samples(images, truths, detections, module.facts["class_names"], path, score_threshold=self.score_threshold)
+        draw_samples(
+            images, truths, detections, module.facts["class_names"], path, score_threshold=self.score_threshold
+        )
         return path

@@ -14,9 +14,10 @@ from ifpn.solvers import Solution, Stats, Status
 class SolverMonitor(Callback):
     """Logs `solver/*` every `trainer.log_every_n_steps` steps, and only then waits for the device.
 
-    Of the samples of the batch at hand: `forward_residual` and `backward_residual` (median of ||f(z) - z|| / ||f(z)|| at the
-    returned state), their `_max`, the evaluations used, and the shares that converged or met a non-finite value.
-    After a validation: `solver/test_residual` of its last batch. `traces` keeps the last logged residual per evaluation.
+    Of the samples of the batch at hand: `forward_residual` and `backward_residual` (the median of
+    ||f(z) - z|| / ||f(z)|| at the returned state), their `_max`, the evaluations used, and the shares that converged or
+    met a non-finite value. After a validation: `solver/test_residual` of its last batch.
+    `traces` keeps the last logged residual per evaluation.
     """
 
     def __init__(self) -> None:
@@ -27,7 +28,8 @@ class SolverMonitor(Callback):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         # Also on the first step: a run too short to log would otherwise have nothing to tell.
-        if trainer.global_step % trainer.log_every_n_steps and self.traces:
+        every: int = trainer.log_every_n_steps  # type: ignore[attr-defined]  # set by a connector of the Trainer
+        if trainer.global_step % every and self.traces:
             return
         stats = solver_stats(pl_module)
         if stats is None:
@@ -63,5 +65,3 @@ def describe(side: str, solution: Solution) -> dict[str, float]:
         f"{side}_converged": float((status == Status.CONVERGED).float().mean()),
         f"{side}_nonfinite": float((status == Status.NONFINITE).float().mean()),
     }
-
-

@@ -1,0 +1,204 @@
+"""Every neck x csc x solver takes a step; what has no meaning is refused; defaults agree with the YAML."""
+
+import copy
+import inspect
+import io
+from collections import OrderedDict
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from hydra.utils import get_class
+from torch import Tensor, nn
+from torchvision.ops import FeaturePyramidNetwork
+from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
+
+from ifpn.csc import BiFPNLayer, DenseFusion, NASFPNCell, NoFusion, PyramidConv
+from ifpn.necks import FPN, PAFPN, ImplicitFPN, MDEQNeck, Neck, NoFPN, StackedFPN
+from ifpn.solvers import Broyden, Equilibrium, Implicit, OneStep, Phantom, Picard, Unroll, Unrolled
+
+CONF = Path(__file__).parents[2] / "conf"
+CHANNELS = [8, 12, 16]
+MDEQ = partial(MDEQNeck, groups=2)
+CSC: dict[str, Callable[[int, int], nn.Module]] = {
+    "pyramid": PyramidConv,
+    "shared": partial(PyramidConv, share=True),
+    "ibn": partial(PyramidConv, ibn=True),
+    "deform": partial(PyramidConv, deform=True),
+    "dense": DenseFusion,
+    "bifpn": BiFPNLayer,
+    "bifpn bn": partial(BiFPNLayer, norm="bn"),
+    "nasfpn": NASFPNCell,
+    "none": NoFusion,
+}
+SOLVERS = {
+    "anderson": Equilibrium(train_evals=4),
+    "broyden": Equilibrium(forward=Broyden(), train_evals=4, backward=Implicit(Broyden(), max_vjps=3)),
+    "picard": Equilibrium(forward=Picard(), train_evals=4, backward=OneStep()),
+    "truncated": Equilibrium(train_evals=4, backward=Unrolled(steps=2)),
+    "phantom": Equilibrium(train_evals=4, backward=Phantom(steps=2, tau=0.5)),
+    "unroll": Unroll(2),
+}
+NECKS: dict[str, Callable[..., Neck]] = {"none": NoFPN, "fpn": FPN, "pafpn": PAFPN}
+NECKS |= {"pafpn all": partial(PAFPN, bottom_up="all"), "c5": partial(NoFPN, extra_levels="c5")}
+NECKS |= {f"stack {c}": partial(StackedFPN, csc=CSC[c], repeats=2) for c in CSC if c != "none"}
+NECKS |= {f"implicit {c} {s}": partial(ImplicitFPN, csc=CSC[c], solver=SOLVERS[s]) for c in CSC for s in SOLVERS}
+NECKS |= {f"mdeq {s}": partial(MDEQ, solver=SOLVERS[s]) for s in SOLVERS}
+NECKS |= {
+    "output norm": partial(ImplicitFPN, output_norm=True),
+    "no residual block": partial(ImplicitFPN, residual_block=False),
+    "no weight norm": partial(ImplicitFPN, weight_norm=False, dropout=0.0),
+    "lateral norm": partial(ImplicitFPN, norm_layer=nn.BatchNorm2d),
+    "jacobian": partial(ImplicitFPN, jacobian_penalty=0.1),
+    "mdeq jacobian": partial(MDEQ, jacobian_penalty=0.1, expansion=2),
+}
+
+
+def features(batch: int = 2) -> "OrderedDict[str, Tensor]":
+    """25 -> 13 -> 7 rows; P6 and P7 have 4 and 2."""
+    generator = torch.Generator().manual_seed(1)
+    sizes = [(25, 10), (13, 5), (7, 3)]
+    return OrderedDict(
+        (f"c{level + 3}", torch.randn(batch, c, *size, generator=generator))
+        for level, (c, size) in enumerate(zip(CHANNELS, sizes, strict=True))
+    )
+
+
+STEPS = [(name, "fp32") for name in NECKS]
+# under autocast the csc matters and which forward solver does not: they see an fp32 state
+STEPS += [(name, "bf16") for name in NECKS if not name.endswith((" broyden", " picard", " truncated", " phantom"))]
+
+
+@pytest.mark.parametrize(("name", "precision"), STEPS)
+def test_a_training_step(name: str, precision: str) -> None:
+    """Every parameter gets a finite gradient, and most of them one that is not zero."""
+    torch.manual_seed(0)
+    neck = NECKS[name](CHANNELS, 16).train()
+    with torch.autocast("cpu", dtype=torch.bfloat16, enabled=precision == "bf16"):
+        outputs = neck(features())
+    sizes = [(25, 10), (13, 5), (7, 3), (4, 2), (2, 1)]
+    assert [tuple(out.shape) for out in outputs.values()] == [(2, 16, *size) for size in sizes]
+    assert list(outputs) == ["c3", "c4", "c5", "p6", "p7"]
+    terms = [(out.float() * torch.randn(out.shape)).mean() for out in outputs.values()]
+    loss = sum(terms + list(neck.auxiliary_losses.values()), torch.zeros(()))
+    loss.backward()
+    gradients = {name: p.grad for name, p in neck.named_parameters()}
+    assert [name for name, grad in gradients.items() if grad is None or not grad.isfinite().all()] == []
+    nonzero = [name for name, grad in gradients.items() if grad is not None and grad.any()]
+    assert len(nonzero) > 0.9 * len(gradients)
+
+
+@pytest.mark.parametrize("name", ["implicit pyramid anderson", "mdeq anderson", "jacobian", "fpn", "stack bifpn bn"])
+def test_copies_and_saved_states_answer_alike(name: str) -> None:
+    """After a training forward too, whose traces hold a graph."""
+    torch.manual_seed(0)
+    neck = NECKS[name](CHANNELS, 16).train()
+    neck(features())
+    copied = copy.deepcopy(neck).eval()
+    file = io.BytesIO()
+    torch.save(neck.state_dict(), file)
+    file.seek(0)
+    loaded = NECKS[name](CHANNELS, 16).eval()
+    loaded.load_state_dict(torch.load(file, weights_only=True))
+    expected = neck.eval()(features())
+    for other in (copied, loaded):
+        for key, level in other(features()).items():
+            assert torch.equal(level, expected[key])
+    with torch.no_grad():  # a copy owns its weights
+        for p in copied.parameters():
+            p.zero_()
+    assert torch.equal(neck(features())["c3"], expected["c3"])
+
+
+def test_fpn_is_torchvisions() -> None:
+    torch.manual_seed(0)
+    neck, theirs = FPN(CHANNELS, 16, extra_levels="none"), FeaturePyramidNetwork(CHANNELS, 16)
+    theirs.load_state_dict(neck.fpn.state_dict())
+    for key, level in theirs(features()).items():
+        assert torch.equal(neck(features())[key], level)
+
+
+def test_jacobian_penalty_lowers_the_jacobian_and_is_absent_in_evaluation() -> None:
+    """A few steps on the penalty alone must reduce it: its gradient reaches G."""
+    torch.manual_seed(0)
+    neck = ImplicitFPN(CHANNELS, 16, jacobian_penalty=1.0, dropout=0.0).train()
+    optimizer = torch.optim.Adam(neck.g.parameters(), lr=2e-2)
+    values = []
+    for _ in range(8):
+        neck(features())
+        penalty = neck.auxiliary_losses["jacobian"]
+        optimizer.zero_grad()
+        penalty.backward()
+        optimizer.step()
+        values.append(penalty.item())
+    assert sum(values[-3:]) < 0.7 * sum(values[:3])
+    neck.eval()(features())
+    assert neck.auxiliary_losses == {}
+
+
+def test_stats_tell_of_the_last_forward() -> None:
+    neck = ImplicitFPN(CHANNELS, 16)
+    neck.train()(features())
+    assert neck.stats is not None
+    assert neck.stats.forward.evals == 15
+    neck.eval()(features())
+    assert neck.stats.forward.evals == 7
+    assert NoFPN(CHANNELS, 16).stats is None
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (
+            lambda: ImplicitFPN(CHANNELS, 16, csc=NoFusion, residual_block=False),
+            "leaves G without parameters",
+        ),
+        (lambda: StackedFPN(CHANNELS, 16, csc=NoFusion), "stacks nothing"),
+        (lambda: StackedFPN(CHANNELS, 16, repeats=0), "repeats must be at least 1"),
+        (lambda: ImplicitFPN(CHANNELS, 16, csc=CSC["deform"], jacobian_penalty=0.1), "deform_conv2d cannot"),
+        (lambda: ImplicitFPN(CHANNELS, 16, jacobian_penalty=-1.0), "not be negative"),
+        (lambda: ImplicitFPN(CHANNELS, 16, dropout=1.0), r"dropout must be in \[0, 1\)"),
+        (lambda: ImplicitFPN(CHANNELS, 16, extra_levels="p6"), "'p5', 'c5' or 'none'"),
+        (lambda: ImplicitFPN(CHANNELS, 16, LastLevelMaxPool(), extra_levels="c5"), "give one of them"),
+        (lambda: ImplicitFPN(CHANNELS, 16, csc=NASFPNCell, extra_levels="none"), "five levels P3..P7"),
+        (lambda: ImplicitFPN([], 16), "at least one input level"),
+        (lambda: ImplicitFPN(CHANNELS, 0), "positive channels"),
+        (lambda: MDEQNeck(CHANNELS, 16, groups=5), "groups must be even"),
+        (lambda: MDEQNeck(CHANNELS, 16, groups=2, expansion=0), "expansion must be at least 1"),
+        (lambda: PAFPN(CHANNELS, 16, bottom_up="both"), "'backbone' or 'all'"),
+        (lambda: FPN([8, 12], 16)(features()), "built for levels of"),
+        (
+            lambda: ImplicitFPN([8, 8], 16)({"a": torch.zeros(1, 8, 9, 9), "b": torch.zeros(1, 8, 4, 4)}),
+            "half",
+        ),
+    ],
+)
+def test_refusals(make: Callable[[], object], words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        make()
+
+
+def test_extra_blocks_must_be_torchvisions() -> None:
+    with pytest.raises(TypeError, match="ExtraFPNBlock"):
+        FPN(CHANNELS, 16, nn.Identity())
+
+
+@pytest.mark.parametrize("path", sorted([*CONF.glob("csc/*.yaml"), *CONF.glob("neck/*.yaml")]), ids=lambda p: p.stem)
+def test_constructor_defaults_are_the_configurations(path: Path) -> None:
+    """Each option stands in the YAML, and who builds the class without YAML gets the same."""
+    config: dict[str, Any] = yaml.safe_load(path.read_text())
+    parameters = inspect.signature(get_class(config.pop("_target_"))).parameters
+    assert config.pop("_partial_") is True
+    if path.parent.name == "neck":
+        assert config.pop("channels") == 256
+    for group in ("csc", "solver"):
+        if group in parameters:
+            assert config.pop(group) == f"${{{group}}}"
+    options = {name: p.default for name, p in parameters.items() if p.kind is p.KEYWORD_ONLY}
+    # Other groups decide these: csc, solver, and for extra_levels the detector.
+    elsewhere = ("csc", "solver", "extra_levels")
+    assert config == {name: default for name, default in options.items() if name not in elsewhere}
