@@ -3,7 +3,7 @@
     python scripts/bench_solver.py                      # three sizes, about a minute each for the largest
     python scripts/bench_solver.py --size 1430000 --repeats 9 --markdown
 
-The unit is one copy of the state (read and written once), measured in the same rounds: what the machine's memory allows.
+The unit is one copy of the state (read and written once), measured in the same rounds: what the memory allows.
 The time of f, an elementwise map, is measured in the same rounds and taken off. Needs torchdeq 0.1.0 (`pip install
 '.[bench]'`). On Linux the script restarts itself with an allocator that keeps freed memory, as GPU allocators do: the
 kernel's page faults on fresh memory would otherwise be most of the small sizes' time, for both libraries (see

@@ -63,9 +63,7 @@ def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Check a COCO-format folder.")
     parser.add_argument("root", type=Path)
     parser.add_argument("--out", type=Path, default=Path("dataset_check"))
-    parser.add_argument(
-        "--pictures", type=int, default=8, help="pictures per split on the page (each drawn twice)"
-    )
+    parser.add_argument("--pictures", type=int, default=8, help="pictures per split on the page (each drawn twice)")
     parser.add_argument("--max-pixels", type=int, default=None)
     parser.add_argument("--follow-links", action="store_true")
     for split in ("train", "val"):

@@ -17,7 +17,15 @@ from rich.progress import track
 from ifpn.config.errors import ConfigError
 from ifpn.config.targets import check_targets
 from ifpn.data import DetectionData, ImageFolder
-from ifpn.evaluation import CocoEvaluator, CocoResult, read_predictions, write_predictions
+from ifpn.evaluation import (
+    CocoEvaluator,
+    CocoResult,
+    confusion_matrix,
+    read_predictions,
+    write_predictions,
+    write_submission,
+)
+from ifpn.evaluation.figures import draw_confusion, draw_precision_recall, draw_sizes
 from ifpn.inference.predictor import Predictor, load
 from ifpn.reports.samples import draw_detections
 from ifpn.solvers import Equilibrium
@@ -40,14 +48,27 @@ def evaluate(cfg: DictConfig) -> CocoResult:
         evaluator = CocoEvaluator(data.val_ground_truth(), data.category_ids)
         labels = match_classes(predictor.class_names, data.class_names)
         _detect(predictor, data, evaluator, labels, console)
+    out.mkdir(parents=True, exist_ok=True)
+    write_predictions(evaluator.predictions(), out / "predictions.json")
+    if cfg.submission is not None:
+        path = write_submission(evaluator.predictions(), out, algorithm=cfg.submission)
+        console.print(f"For the evaluation server: {path}", soft_wrap=True)
     result = evaluator.compute()
     for table in result.tables(data.class_names):
         console.print(table)
-    out.mkdir(parents=True, exist_ok=True)
-    write_predictions(evaluator.predictions(), out / "predictions.json")
-    facts = {"summary": result.summary, "per_class": result.per_class, "ckpt": cfg.ckpt, "predictions": cfg.predictions}
+    facts = {"summary": result.summary, "per_class": result.per_class, "per_size": result.per_size}
+    facts |= {"ckpt": cfg.ckpt, "predictions": cfg.predictions}
     (out / "result.json").write_text(json.dumps(facts, indent=1) + "\n")
-    console.print(f"In {out}: result.json, predictions.json", soft_wrap=True)
+    draw_precision_recall(result, out / "precision_recall.png")
+    draw_sizes(result, out / "sizes.png")
+    matrix = confusion_matrix(
+        evaluator.ground_truth,
+        evaluator.predictions(),
+        iou_threshold=cfg.confusion.iou_threshold,
+        score_threshold=cfg.confusion.score_threshold,
+    )
+    draw_confusion(matrix, out / "confusion.png")
+    console.print(f"In {out}: {', '.join(sorted(f.name for f in out.iterdir() if f.is_file()))}", soft_wrap=True)
     return result
 
 

@@ -28,25 +28,35 @@ Product = Callable[[Tensor], Tensor]
 
 @dataclass(frozen=True)
 class GMRES:
-    """The smallest residual in the span of g, Jᵀg, (Jᵀ)²g, ... (Saad and Schultz 1986).
+    """The smallest residual in the span of g, Jᵀg, (Jᵀ)²g, ... (Saad and Schultz 1986); one stored vector per VJP.
 
-    Stores one vector per VJP. Its residual never grows, and u stays bounded where J does not contract.
+    Args:
+        limit: largest |u| / |g|. Where J has an eigenvalue near 1 the exact u is huge and says little; such a sample
+            keeps the last u within the limit. For a contraction by ρ, |u| is at most |g| / (1 - ρ): the limit of 100
+            acts beyond ρ = 0.99 only.
     """
+
+    limit: float = 100.0
+
+    def __post_init__(self) -> None:
+        if not self.limit >= 1:
+            raise ValueError(f"GMRES: limit must be at least 1, got {self.limit}")
 
     def solve(self, product: Product, g: Tensor, max_vjps: int, rtol: float) -> Solution:
         """Solve u = g + product(u) for g (B, N)."""
-        return _Arnoldi(g, max_vjps).run(product, rtol)
+        return _Arnoldi(g, max_vjps, self.limit).run(product, rtol)
 
 
 class _Arnoldi:
     """Orthonormal basis v_0 = g / |g|, v_1, ... with (1 - Jᵀ) V = V H, H upper Hessenberg, all per sample."""
 
-    def __init__(self, g: Tensor, max_vjps: int) -> None:
+    def __init__(self, g: Tensor, max_vjps: int, limit: float) -> None:
         batch, size = g.shape
         exact = small(g.device)
         self.g = g
         self.size = norms(g)
         self.max_vjps = max_vjps
+        self.limit = limit
         self.basis = g.new_empty(batch, max_vjps + 1, size)
         self.hessenberg = g.new_zeros(batch, max_vjps + 1, max_vjps, dtype=exact)
         self.failed = torch.zeros_like(self.size, dtype=torch.bool)
@@ -60,17 +70,24 @@ class _Arnoldi:
             if rtol > 0 and bool((self._fit(j + 1)[1] <= rtol).all()):
                 used = j + 1
                 break
-        fits = [self._fit(j) for j in range(1, used + 1)]
-        trace = torch.stack([residual for _, residual in fits])
-        # Residuals never grow, so the last fit is the best; a failed sample adds nothing after its failure.
-        y, residual = fits[-1]
+        y = torch.zeros_like(self.hessenberg[:, 0, :used])
+        residual = (self.size > 0).to(y.dtype)
+        trace = []
+        for j in range(1, used + 1):
+            # Residuals never grow, so a later fit is a better one; a failed sample adds nothing after its failure.
+            fit, rest = self._fit(j)
+            fine = torch.linalg.vector_norm(fit, dim=1) <= self.limit
+            y[:, :j] = torch.where(fine[:, None], fit, y[:, :j])
+            residual = torch.where(fine, rest, residual)
+            trace.append(residual)
+        rows = torch.stack(trace)
         u = combine(self.basis[:, :used], y * self.size[:, None], torch.empty_like(self.basis[:, 0]))
-        nothing = self.failed & (y == 0).all(dim=1)
+        nothing = (y == 0).all(dim=1)  # the first product failed, or g is zero
         if worth_it(nothing):
             u = torch.where(nothing[:, None], self.g, u)
         status = torch.full_like(self.failed, Status.MAX_EVALS, dtype=torch.int64)
         status.masked_fill_(residual <= rtol, Status.CONVERGED).masked_fill_(self.failed, Status.NONFINITE)
-        return Solution(u, residual, trace, used, trace.argmin(dim=0), status)
+        return Solution(u, residual, rows, used, rows.argmin(dim=0), status)
 
     def _extend(self, j: int, product: Product) -> None:
         """Column j of the Hessenberg matrix and basis vector j + 1."""

@@ -120,10 +120,23 @@ def test_a_backward_tolerance_stops_early(solver: LinearSolver) -> None:
 
 
 @linear
-def test_an_expanding_jacobian_leaves_u_bounded(solver: LinearSolver) -> None:
-    w, g = matrix(60, 1.3), inputs(4, 60)
-    u = solve_adjoint(lambda v: v @ w, g, solver, 5, 0.0).value
+@pytest.mark.parametrize(("rho", "vjps"), [(1.3, 5), (1.8, 8)])
+def test_an_expanding_jacobian_leaves_u_bounded(solver: LinearSolver, rho: float, vjps: int) -> None:
+    w, g = matrix(60, rho), inputs(4, 60)
+    u = solve_adjoint(lambda v: v @ w, g, solver, vjps, 0.0).value
     assert bool((u.norm(dim=1) <= 10 * g.norm(dim=1)).all())
+    if rho > 1.5:  # what the guard prevents
+        bare = sum(g @ torch.linalg.matrix_power(w, k) for k in range(vjps + 1))
+        assert float((bare.norm(dim=1) / g.norm(dim=1)).max()) > 30
+
+
+def test_gmres_keeps_u_within_its_limit_at_an_eigenvalue_of_one() -> None:
+    w = torch.diag(torch.tensor([1 - 1e-4, 0.5, 0.3], dtype=F64))
+    g = torch.ones(1, 3, dtype=F64)
+    u = solve_adjoint(lambda v: v @ w, g, GMRES(), 3, 0.0).value
+    assert float(u.norm() / g.norm()) <= 100
+    exact = solve_adjoint(lambda v: v @ w, g, GMRES(limit=1e9), 3, 0.0).value
+    torch.testing.assert_close(exact, 1 / (1 - w.diagonal())[None], rtol=1e-6, atol=0)
 
 
 @linear
@@ -301,6 +314,8 @@ def test_autocast_reaches_every_evaluation_and_every_weight() -> None:
 def test_mistakes_are_named() -> None:
     with pytest.raises(ValueError, match="max_vjps"):
         Implicit(GMRES(), 0)
+    with pytest.raises(ValueError, match="limit"):
+        GMRES(0.5)
     with pytest.raises(TypeError, match="GMRES"):
         Implicit(Picard(), 5)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="steps"):

@@ -1,0 +1,43 @@
+"""Rows of the tables really run, as one sweep each, and the tables are made of them."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+from tests.conftest import ROOT
+
+
+def command(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, *arguments], cwd=ROOT, capture_output=True, text=True, timeout=280)
+
+
+def test_a_table_at_smoke_scale_from_the_command_line_to_the_papers_column(tmp_path: Path) -> None:
+    runs = tmp_path / "runs"
+    for table, narrowed, folders in (
+        ("table5", ("neck=mdeq",), ["neck=mdeq"]),
+        ("table2", ("row=unroll_0,unroll_2",), ["row=unroll_0", "row=unroll_2"]),
+    ):
+        sweep = (f"experiment={table}", "scale=smoke", f"data.root={tmp_path / 'shapes'}", "trainer=cpu", *narrowed)
+        done = command("train.py", *sweep, f"hydra.sweep.dir={runs / table}")
+        assert done.returncode == 0, done.stdout + done.stderr
+        assert sorted(f.parent.name for f in (runs / table).glob("*/result.json")) == folders
+    done = command("-m", "ifpn.reports", str(runs))
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "Table 2: 2 of 5 rows, 2 runs" in done.stdout
+    assert "Table 5: 1 of 2 rows, 1 runs" in done.stdout
+    assert "left out" not in done.stdout
+    text = (runs / "tables" / "tables.md").read_text()
+    assert "not the paper's: data built-in shapes; backbone efficientnet_lite0; 3 steps of 2 images at 64 px" in text
+
+
+def test_reports_speak_in_sentences(tmp_path: Path) -> None:
+    for arguments, text in (
+        ((str(tmp_path), "uot=x"), "uot does not exist. python -m ifpn.reports RUNS takes out. Did you mean out?"),
+        ((str(tmp_path / "absent"),), "is neither a folder of runs nor one of"),
+    ):
+        done = command("-m", "ifpn.reports", *arguments)
+        assert done.returncode == 2
+        assert text in done.stderr
+        assert "Traceback" not in done.stderr
