@@ -15,6 +15,7 @@ from hydra.errors import HydraException, InstantiationException, MissingConfigEx
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from ifpn.config.arguments import with_plain_paths
 from ifpn.errors import UserError
 
 CONF = Path(__file__).resolve().parents[2] / "conf"
@@ -37,6 +38,7 @@ def command(config_name: str) -> Callable[[Callable[[DictConfig], None]], Callab
         def run() -> None:
             # Hydra then lets its exceptions through, so that they can be told in our words.
             os.environ["HYDRA_FULL_ERROR"] = "1"
+            sys.argv[1:] = with_plain_paths(sys.argv[1:])
             try:
                 composed()
             except (HydraException, OmegaConfBaseException, UserError) as error:

@@ -130,6 +130,11 @@ def test_choices_without_meaning_are_refused_before_anything_is_built(overrides:
 def test_the_house_is_flat() -> None:
     """One group, one folder: every group of conf/ with classes behind it has its package."""
     package = Path(__file__).resolve().parents[2] / "ifpn"
-    for group, folder in {"backbone": "backbones", "neck": "necks", "solver": "solvers", "detector": "detectors"}.items():
+    for group, folder in {
+        "backbone": "backbones",
+        "neck": "necks",
+        "solver": "solvers",
+        "detector": "detectors",
+    }.items():
         assert options(group)
         assert (package / folder / "__init__.py").is_file()

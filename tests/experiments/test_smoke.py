@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -28,6 +29,9 @@ def test_a_table_at_smoke_scale_from_the_command_line_to_the_papers_column(tmp_p
     assert "Table 2: 2 of 5 rows, 2 runs" in done.stdout
     assert "Table 5: 1 of 2 rows, 1 runs" in done.stdout
     assert "left out" not in done.stdout
+    logged = {name for file in runs.rglob("metrics.csv") for name in file.read_text().splitlines()[0].split(",")}
+    workspace = runpy.run_path(str(ROOT / "scripts" / "wandb_workspace.py"))
+    assert workspace["metrics"]() <= logged, "the W&B panels name metrics that no run logs"
     text = (runs / "tables" / "tables.md").read_text()
     assert "not the paper's: data built-in shapes; backbone efficientnet_lite0; 3 steps of 2 images at 64 px" in text
 

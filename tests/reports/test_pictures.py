@@ -51,17 +51,13 @@ def test_boxes_lie_where_they_belong_and_weak_ones_are_left_out() -> None:
 
 
 def test_small_images_are_enlarged_with_their_boxes() -> None:
-    picture = draw_detections(
-        grey(60, 80), detection([[20, 30, 40, 50]], [0], [0.9]), NAMES, score_threshold=0.5
-    )
+    picture = draw_detections(grey(60, 80), detection([[20, 30, 40, 50]], [0], [0.9]), NAMES, score_threshold=0.5)
     assert picture.size == (640, 480)
     rows, columns = np.nonzero(has_color(picture, class_color(0)))
     assert (columns.max(), rows.max()) == (pytest.approx(320, abs=3), pytest.approx(400, abs=3))
 
 
-@pytest.mark.parametrize(
-    "box", [[-50, -50, 900, 900], [10, 10, 10, 10], [799, 599, 800, 600], [900, 900, 950, 950]]
-)
+@pytest.mark.parametrize("box", [[-50, -50, 900, 900], [10, 10, 10, 10], [799, 599, 800, 600], [900, 900, 950, 950]])
 def test_odd_boxes_and_unknown_labels_are_drawn_without_complaint(box) -> None:
     picture = draw_detections(grey(600, 800), detection([box], [7], [1.0]), NAMES, score_threshold=0.0)
     assert has_color(picture, class_color(7)).any()
@@ -84,9 +80,7 @@ def test_images_of_another_kind_are_refused() -> None:
     with pytest.raises(ValueError, match=r"uint8 \(3, H, W\), got torch.float32 \(3, 8, 8\)"):
         draw_detections(torch.zeros(3, 8, 8), detection([], [], []), NAMES, score_threshold=0.5)
     with pytest.raises(ValueError, match=r"\(1, 8, 8\)"):
-        draw_detections(
-            torch.zeros(1, 8, 8, dtype=torch.uint8), detection([], [], []), NAMES, score_threshold=0.5
-        )
+        draw_detections(torch.zeros(1, 8, 8, dtype=torch.uint8), detection([], [], []), NAMES, score_threshold=0.5)
 
 
 def test_the_best_come_first_and_the_threshold_is_inclusive() -> None:

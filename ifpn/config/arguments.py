@@ -1,0 +1,39 @@
+"""Paths on the command line as people write them: `~`, spaces, brackets and commas mean themselves."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+# Settings that hold a path. Hydra's grammar would read `~`, `(`, `,` or a space in them as syntax.
+PATHS = frozenset(
+    {"ckpt", "source", "predictions", "run_dir", "backbone.weights", "data.root"}
+    | {f"data.{split}_{what}" for split in ("train", "val") for what in ("annotations", "images")}
+)
+_PLAIN = re.compile(r"[\w./+@%-]*")
+
+
+def with_plain_paths(arguments: list[str]) -> list[str]:
+    """`key=path` becomes `key="path"` with `~` expanded, where Hydra could not read the path as it stands.
+
+    Values that are already quoted, and interpolations (`${…}`), are left alone; so are lists of values in a sweep (-m).
+    """
+    sweep = not {"-m", "--multirun"}.isdisjoint(arguments)
+    return [a if sweep and "," in a else _quoted(a) for a in arguments]
+
+
+def _quoted(argument: str) -> str:
+    key, equals, value = argument.partition("=")
+    if not equals or key.lstrip("+") not in PATHS or value.startswith(("'", '"', "${")):
+        return argument
+    if value.startswith("~"):
+        value = str(Path(value).expanduser())
+    # ASCII words, dots and slashes need no quotes; `null` must stay a word.
+    if _PLAIN.fullmatch(value) and value.isascii():
+        return f"{key}={value}"
+    # In Hydra's quoted strings a backslash escapes only quotes, and those before the closing quote.
+    value = re.sub(r'(\\*)"', r'\1\1\\"', value)
+    value = re.sub(r"(\\+)$", r"\1\1", value)
+    # An interpolation inside quotes would still be one.
+    value = value.replace("${", r"\${")
+    return f'{key}="{value}"'

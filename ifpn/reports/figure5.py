@@ -1,0 +1,136 @@
+"""Figure 5 of the paper: feature maps of two checkpoints on the same images, and how far each cell can see."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from matplotlib.axes import Axes
+from numpy.typing import NDArray
+from torch import Tensor
+
+from ifpn.inference.predictor import Predictor
+from ifpn.reports.probe import body_of, level_names, neck_name, network_input
+from ifpn.reports.receptive import Field
+from ifpn.reports.style import BLUE, FAINT, LINES, ORANGE, figure
+
+Array = NDArray[np.float64]
+_SHADE = "magma"
+
+
+@dataclass(frozen=True)
+class Maps:
+    """One image seen by one checkpoint: the image (H, W, 3) in 0..1 and a map (H, W) in 0..1 per level."""
+
+    picture: Array
+    levels: dict[str, Array]
+
+
+def level_maps(predictor: Predictor, image: Tensor, levels: Sequence[str]) -> Maps:
+    """How strongly each cell of the given levels responds.
+
+    The norm over the channels, less its lowest value and divided by its highest, without the padding, enlarged to
+    the image bilinearly. The paper does not say how its maps were made.
+    """
+    batch, (height, width) = network_input(predictor, image)
+    with torch.no_grad():
+        pyramid = dict(zip(level_names(predictor), body_of(predictor)(batch), strict=True))
+    maps = {
+        name: _enlarged(pyramid[name], (int(batch.shape[-2]), int(batch.shape[-1])), (height, width)) for name in levels
+    }
+    picture = F.interpolate(image[None].float() / 255, (height, width), mode="bilinear", antialias=True)[0]
+    return Maps(picture.permute(1, 2, 0).double().clamp(0, 1).numpy(), maps)
+
+
+def _enlarged(level: Tensor, padded: tuple[int, int], size: tuple[int, int]) -> Array:
+    strength = level.double().norm(dim=1, keepdim=True)
+    # Cells that see padding only would set the scale.
+    rows = -(-size[0] * strength.shape[-2] // padded[0])
+    columns = -(-size[1] * strength.shape[-1] // padded[1])
+    inside = strength[..., :rows, :columns]
+    low, high = inside.min(), inside.max()
+    shade = (strength - low) / (high - low).clamp_min(torch.finfo(torch.float64).tiny)
+    large = F.interpolate(shade, padded, mode="bilinear", align_corners=False)
+    shown: Array = large[0, 0, : size[0], : size[1]].clamp(0, 1).cpu().numpy()
+    return shown
+
+
+def draw_figure5(pairs: Sequence[tuple[Maps, Maps]], names: tuple[str, str], path: str | Path) -> None:
+    """A row per image: the image, then for each level the first checkpoint's map and the second's."""
+    levels = list(pairs[0][0].levels)
+    columns = 1 + 2 * len(levels)
+    heights = [pair[0].picture.shape[0] / pair[0].picture.shape[1] for pair in pairs]
+    width = 2.1 * columns
+    with figure(width, sum(heights) * 2.1 + 0.75, path) as drawing:
+        drawing.suptitle(
+            f"Feature maps of {names[0]} and {names[1]}", x=0.006, ha="left", fontsize=14, fontweight="bold"
+        )
+        grid = drawing.subplots(len(pairs), columns, squeeze=False, height_ratios=heights)
+        for row, (a, b) in zip(grid, pairs, strict=True):
+            _show(row[0], a.picture, None, "image" if row is grid[0] else "", FAINT)
+            for i, level in enumerate(levels):
+                for k, (one, color) in enumerate(((a, BLUE), (b, ORANGE))):
+                    title = f"{names[k]}  {level}" if row is grid[0] else ""
+                    _show(row[1 + 2 * i + k], one.picture, one.levels[level], title, color)
+
+
+def _show(axes: Axes, picture: Array, shade: Array | None, title: str, color: str) -> None:
+    axes.imshow(picture if shade is None else picture.mean(axis=2), cmap="gray", vmin=0, vmax=1)
+    if shade is not None:
+        axes.imshow(shade, cmap=_SHADE, vmin=0, vmax=1, alpha=0.72)
+    axes.set_title(title, fontsize=11, color=color if title != "image" else "black", pad=5)
+    axes.set_xticks([])
+    axes.set_yticks([])
+    axes.grid(False)
+    for side in axes.spines.values():
+        side.set_visible(True)
+        side.set_edgecolor(color)
+
+
+def draw_fields(fields: Sequence[tuple[str, Sequence[Field]]], path: str | Path) -> None:
+    """Effective receptive fields: a row per checkpoint, a column per level, and the mass within a distance.
+
+    fields: (name, a field per level) of each checkpoint. All pictures have one scale in pixels and one in colour.
+    """
+    levels = [f.level for f in fields[0][1]]
+    with figure(3.1 * len(levels) + 4.9, 3.2 * len(fields) + 0.5, path) as drawing:
+        drawing.suptitle("Effective receptive field of one cell", x=0.006, ha="left", fontsize=14, fontweight="bold")
+        grid = drawing.add_gridspec(len(fields), len(levels) + 1, width_ratios=[1.0] * len(levels) + [1.5])
+        curve = drawing.add_subplot(grid[:, -1])
+        for i, (name, row) in enumerate(fields):
+            for j, field in enumerate(row):
+                axes = drawing.add_subplot(grid[i, j])
+                _field(axes, field, f"{name}  {field.level}: half within {field.half:.0f} px")
+                style = "-" if i else "--"
+                curve.plot(
+                    field.distances, field.within, style, color=LINES[j % len(LINES)], label=f"{name} {field.level}"
+                )
+        curve.set_xlabel("distance from the cell, pixels of the input")
+        curve.set_title("share of the gradient within a distance")
+        curve.set_ylim(0, 1.02)
+        curve.axhline(0.5, color=FAINT, linewidth=0.8)
+        curve.legend(loc="lower right")
+
+
+def _field(axes: Axes, field: Field, title: str) -> None:
+    # Four decades below the largest value: the gradient falls off like a bell and its tails are the question.
+    shade = np.log10(np.maximum(field.density / field.density.max(), 1e-4))
+    reach = field.density.shape[0] // 2
+    axes.imshow(shade, cmap=_SHADE, extent=(-reach, reach, reach, -reach), vmin=-4, vmax=0)
+    angle = np.linspace(0, 2 * np.pi, 200)
+    for radius, style in ((field.half, "-"), (field.most, ":")):
+        axes.plot(radius * np.cos(angle), radius * np.sin(angle), style, color="white", linewidth=1.4)
+    axes.set_xlim(-reach, reach)
+    axes.set_ylim(reach, -reach)
+    axes.set_title(title, fontsize=10.5)
+    axes.grid(False)
+
+
+def describe_pair(a: Predictor, b: Predictor) -> tuple[str, str]:
+    """Names for the two checkpoints; with "A", "B" where both have the same kind of neck."""
+    first, second = neck_name(a), neck_name(b)
+    return (first, second) if first != second else (f"A: {first}", f"B: {second}")

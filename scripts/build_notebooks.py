@@ -1,0 +1,272 @@
+"""Write and run the notebooks: their text and code stand here, their outputs in notebooks/.
+
+    python scripts/build_notebooks.py [01 02 03]     # needs the extra packages nbformat, nbclient, ipykernel
+
+The first code cell of each, tagged "parameters", is what the tests replace by still smaller settings.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import nbformat
+from nbclient import NotebookClient
+
+FOLDER = Path(__file__).resolve().parents[1] / "notebooks"
+
+SOLVER = [
+    "md",
+    """# The solver by itself
+
+A fixed point z = f(z) found by a root solver, and differentiated without keeping what the solver did.
+Nothing here knows of images.""",
+    "parameters",
+    """SIZE, SAMPLES, EVALS = 64, 8, 25""",
+    "code",
+    """import matplotlib.pyplot as plt
+import torch
+
+from ifpn import solvers
+from ifpn.solvers import Anderson, Broyden, Picard
+
+torch.manual_seed(0)
+linear = torch.nn.Linear(SIZE, SIZE)
+with torch.no_grad():
+    linear.weight.copy_(0.9 * torch.linalg.qr(linear.weight)[0])  # every singular value is 0.9
+x = torch.randn(SAMPLES, SIZE)
+
+
+def f(z):
+    return torch.tanh(linear(z)) + x""",
+    "md",
+    """## Three ways to walk to the same point
+
+Plain iteration shrinks the distance by the spectral radius of the Jacobian at each evaluation. Anderson and
+Broyden remember where they have been.""",
+    "code",
+    """start = torch.zeros(SAMPLES, SIZE)
+rules = {"plain": Picard(), "Anderson": Anderson(), "Broyden": Broyden()}
+with torch.no_grad():
+    found = {name: solvers.solve(f, start, rule, max_evals=EVALS) for name, rule in rules.items()}
+radius = float(solvers.spectral_radius(f, found["Anderson"].value).median())
+figure, axes = plt.subplots(figsize=(7, 4), layout="constrained")
+for name, solution in found.items():
+    median = solution.trace.median(dim=1).values
+    axes.semilogy(range(1, len(median) + 1), median, "o-", markersize=3, label=name)
+line = [0.3, 0.3 * radius ** (EVALS - 1)]
+axes.semilogy([1, EVALS], line, "k:", label=f"spectral radius {radius:.2f}")
+axes.set(xlabel="evaluations of f", ylabel="relative residual", title="median over the samples")
+axes.grid(alpha=0.3)
+axes.legend();""",
+    "md",
+    """## The gradient does not depend on the way there
+
+`fixed_point` searches without autograd, evaluates f once with it, and solves a linear system in the backward
+pass. Here it stands beside backpropagation through many plain evaluations, which keeps all of them in memory.""",
+    "code",
+    """def gradient(backward):
+    z, _ = solvers.fixed_point(f, start, forward=solvers.Forward(Anderson(), 60), backward=backward)
+    return torch.autograd.grad(z.square().sum(), linear.weight)[0]
+
+
+z = start
+for _ in range(300):
+    z = f(z)
+exact = torch.autograd.grad(z.square().sum(), linear.weight)[0]
+
+budgets = list(range(1, 16))
+figure, axes = plt.subplots(figsize=(7, 4), layout="constrained")
+for name, solver in {"GMRES": solvers.GMRES(), "Broyden": Broyden(), "Neumann": solvers.Neumann()}.items():
+    errors = [float((gradient(solvers.Implicit(solver, n)) - exact).norm() / exact.norm()) for n in budgets]
+    axes.semilogy(budgets, errors, "o-", markersize=3, label=name)
+axes.set_title("implicit gradient against 300 unrolled steps")
+axes.set(xlabel="vector-Jacobian products", ylabel="relative error")
+axes.grid(alpha=0.3)
+axes.legend();""",
+]
+
+TRAIN = [
+    "md",
+    """# Train, and look
+
+A whole training on the built-in data, small enough to watch: three epochs, so the boxes are still poor. Leave
+`SETTINGS` empty for the ten-minute training of `python train.py`, whose pictures are worth more.""",
+    "parameters",
+    """RUN = "runs/notebook"
+SETTINGS = [
+    "data.root=data/shapes_notebook",
+    "data.generate.num_train=48",
+    "data.generate.num_val=12",
+    "data.workers=0",
+    "schedule.max_epochs=3",
+    "schedule.min_size=[128]",
+    "schedule.max_size=224",
+    "neck.channels=32",
+]""",
+    "code",
+    """import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+from IPython.display import Image, display
+
+os.chdir(next(p for p in [Path.cwd(), *Path.cwd().parents] if (p / "train.py").is_file()))
+shutil.rmtree(RUN, ignore_errors=True)
+command = [sys.executable, "train.py", f"run_dir={RUN}", *SETTINGS]
+done = subprocess.run(command, capture_output=True, text=True)
+assert done.returncode == 0, done.stderr
+display(Image(f"{RUN}/curves.png"))""",
+    "md",
+    """## What the detector sees
+
+Truth left, prediction right.""",
+    "code",
+    """display(Image(f"{RUN}/samples.png", width=900))""",
+    "md",
+    """## Did the solver find the fixed point?
+
+Where the line does not fall, the function inside is no contraction.""",
+    "code",
+    """display(Image(f"{RUN}/convergence.png"))""",
+    "md",
+    """## A checkpoint is a detector in two lines""",
+    "code",
+    """import json
+
+import ifpn
+from ifpn.data import decode_image
+from ifpn.reports import draw_detections
+
+detector = ifpn.load(f"{RUN}/best.ckpt", device="cpu")
+root = Path(json.loads(Path(f"{RUN}/result.json").read_text())["config"]["data"]["root"])
+photo = decode_image(min(p for p in root.rglob("*") if p.suffix in (".png", ".jpg")))
+draw_detections(photo, detector(photo), detector.class_names, score_threshold=0.1)""",
+]
+
+INSPECT = [
+    "md",
+    """# Inspect a checkpoint
+
+Convergence, feature maps and receptive field of a trained i-FPN. Run notebook 02 first, or give a checkpoint
+of your own. The same pictures come from `python -m ifpn.reports`.""",
+    "parameters",
+    """CKPT, PHOTOS = "runs/notebook/best.ckpt", "data/shapes_notebook"
+EVALS, PRODUCTS, IMAGES, PROBES = 20, [1, 2, 3, 5, 8], 2, 2""",
+    "code",
+    """import os
+from pathlib import Path
+
+from IPython.display import Image, display
+
+import ifpn
+from ifpn.data import decode_image
+from ifpn.reports.equilibria import gradient_errors, radius_at
+from ifpn.reports.equilibrium_figures import draw_gradients
+from ifpn.reports.figure5 import draw_fields, draw_figure5, level_maps
+from ifpn.reports.probe import equilibrium_of, inside_the_solve, solved_by
+from ifpn.reports.receptive import receptive_fields
+
+os.chdir(next(p for p in [Path.cwd(), *Path.cwd().parents] if (p / "train.py").is_file()))
+detector = ifpn.load(CKPT, device="cpu")
+files = sorted(p for p in Path(PHOTOS).rglob("*") if p.suffix in (".png", ".jpg"))[:IMAGES]
+photos = [decode_image(file) for file in files]
+out = Path("runs/notebook_figures")""",
+    "md",
+    """## How fast does it converge?
+
+The spectral radius of the Jacobian at the state found: below 1, plain iteration would converge too.""",
+    "code",
+    """import matplotlib.pyplot as plt
+import torch
+
+from ifpn.solvers import Anderson, Broyden, Picard, solve
+
+rules = {"plain": Picard(), "Anderson": Anderson(), "Broyden": Broyden()}
+
+
+def traces(f, z0):
+    return [solve(f, z0, rule, max_evals=EVALS).trace[:, 0] for rule in rules.values()]
+
+
+with torch.no_grad():
+    found = inside_the_solve(detector, photos[0], traces)
+radius = radius_at(detector, photos[:1])[0]
+figure, axes = plt.subplots(figsize=(7, 4), layout="constrained")
+for name, trace in zip(rules, found, strict=True):
+    axes.semilogy(range(1, len(trace) + 1), trace, "o-", markersize=3, label=name)
+axes.axvline(equilibrium_of(detector).test_evals, color="grey", linestyle="--", label="budget at test time")
+axes.set_title(f"first photo; spectral radius {radius:.2f}")
+axes.set(xlabel="evaluations of G", ylabel="relative residual")
+axes.grid(alpha=0.3)
+axes.legend();""",
+    "md",
+    """## How good is the gradient?""",
+    "code",
+    """draw_gradients(gradient_errors(detector, photos[0], PRODUCTS), out / "gradient.png")
+display(Image(out / "gradient.png"))""",
+    "md",
+    """## The feature maps, after one evaluation and at the equilibrium
+
+The same weights twice: left of each pair the state after a single evaluation of G, right the equilibrium.""",
+    "code",
+    """from dataclasses import replace
+
+levels = ["P4", "P5", "P6"]
+with solved_by(detector, replace(equilibrium_of(detector), test_evals=1)):
+    first = [level_maps(detector, photo, levels) for photo in photos]
+last = [level_maps(detector, photo, levels) for photo in photos]
+pairs = list(zip(first, last, strict=True))
+draw_figure5(pairs, ("1 evaluation", "equilibrium"), out / "maps.png")
+display(Image(out / "maps.png", width=1000))""",
+    "md",
+    """## How far does a cell see?
+
+The gradient of one cell's features in the pixels of the input, through the equilibrium.""",
+    "code",
+    """fields = receptive_fields(detector, photos, levels, probes=PROBES)
+draw_fields([("i-FPN", fields)], out / "field.png")
+display(Image(out / "field.png", width=1000))""",
+]
+
+NOTEBOOKS = {"01_solver": SOLVER, "02_train_and_look": TRAIN, "03_inspect_a_checkpoint": INSPECT}
+
+
+def build(parts: list[str]) -> nbformat.NotebookNode:
+    """A notebook of (kind, text) pairs in one list."""
+    cells: list[Any] = []
+    for i, (kind, text) in enumerate(zip(parts[::2], parts[1::2], strict=True)):
+        if kind == "md":
+            cell = nbformat.v4.new_markdown_cell(text)
+        else:
+            cell = nbformat.v4.new_code_cell(text, metadata={"tags": ["parameters"]} if kind == "parameters" else {})
+        cell["id"] = f"cell-{i:02d}"  # the same text gives the same file
+        cells.append(cell)
+    kernel = {"name": "python3", "display_name": "Python 3", "language": "python"}
+    return nbformat.v4.new_notebook(cells=cells, metadata={"kernelspec": kernel})
+
+
+def run(notebook: nbformat.NotebookNode, folder: Path) -> None:
+    """Execute in place, in `folder`; an error of a cell is raised."""
+    resources = {"metadata": {"path": str(folder)}}
+    NotebookClient(notebook, timeout=3600, kernel_name="python3", resources=resources).execute()
+    for cell in notebook.cells:
+        cell.metadata.pop("execution", None)  # times of day
+
+
+def main() -> None:
+    """Writes and runs the notebooks named on the command line, or all."""
+    FOLDER.mkdir(exist_ok=True)
+    for name, parts in NOTEBOOKS.items():
+        if len(sys.argv) == 1 or name[:2] in sys.argv[1:]:
+            notebook = build(parts)
+            run(notebook, FOLDER)
+            nbformat.write(notebook, FOLDER / f"{name}.ipynb")
+            print(f"wrote {FOLDER / name}.ipynb")
+
+
+if __name__ == "__main__":
+    main()
