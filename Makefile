@@ -23,7 +23,7 @@ train: $(VENV)/ready
 	$(PY) train.py
 
 test: $(VENV)/ready
-	$(PY) -m pytest
+	OMP_NUM_THREADS=1 $(PY) -m pytest -n 2 --dist loadfile
 
 lint: $(VENV)/ready
 	$(VENV)/bin/ruff check .

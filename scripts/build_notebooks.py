@@ -155,6 +155,7 @@ Convergence, feature maps and receptive field of a trained i-FPN. Run notebook 0
 of your own. The same pictures come from `python -m ifpn.reports`.""",
     "parameters",
     """CKPT, PHOTOS = "runs/notebook/best.ckpt", "data/shapes_notebook"
+OUT = "runs/notebook_figures"
 EVALS, PRODUCTS, IMAGES, PROBES = 20, [1, 2, 3, 5, 8], 2, 2""",
     "code",
     """import os
@@ -174,7 +175,7 @@ os.chdir(next(p for p in [Path.cwd(), *Path.cwd().parents] if (p / "train.py").i
 detector = ifpn.load(CKPT, device="cpu")
 files = sorted(p for p in Path(PHOTOS).rglob("*") if p.suffix in (".png", ".jpg"))[:IMAGES]
 photos = [decode_image(file) for file in files]
-out = Path("runs/notebook_figures")""",
+out = Path(OUT)""",
     "md",
     """## How fast does it converge?
 

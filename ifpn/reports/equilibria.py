@@ -102,7 +102,7 @@ class GradientErrors:
 def gradient_errors(predictor: Predictor, image: Tensor, budgets: Sequence[int]) -> list[GradientErrors]:
     """Every backward against the exact implicit gradient: at a fine state, and at the state that training finds.
 
-    The loss is <g, P> with a fixed random g. The exact gradient: `REFERENCE_EVALS` evaluations, `REFERENCE_PRODUCTS`
+    The loss is ‖P‖². The exact gradient: `REFERENCE_EVALS` evaluations, `REFERENCE_PRODUCTS`
     products of GMRES.
 
     Raises:
@@ -160,13 +160,11 @@ class _From:
 
 
 def _gradient(predictor: Predictor, maps: Any, state: Tensor, backward: Any) -> Tensor:
-    """d <g, P> / d parameters of G, flat, float64."""
+    """d ‖P‖² / d parameters of G, flat, float64."""
     neck = body_of(predictor).neck
-    generator = torch.Generator().manual_seed(0)
     parameters = [p for p in neck.g.parameters() if p.requires_grad]  # type: ignore[union-attr]  # Module types loosely
     with torch.enable_grad(), solved_by(predictor, _From(state, backward)):
-        levels = list(neck(maps).values())
-        loss = sum((level * torch.randn(level.shape, generator=generator).to(level)).sum() for level in levels)
+        loss = sum(level.square().sum() for level in neck(maps).values())
         assert isinstance(loss, Tensor)
         gradients = torch.autograd.grad(loss, parameters, materialize_grads=True)
     return torch.cat([g.double().flatten() for g in gradients])

@@ -85,7 +85,7 @@ def draw_spectrum(curves: Mapping[str, Curve], points: Sequence[tuple[int, list[
         }
         for name, (label, color) in names.items():
             if name in curves:
-                right.plot(curves[name].steps, curves[name].values, color=color, linewidth=1.6, label=label)
+                _line(right, curves[name], color, label)
         if right.lines:
             right.set_yscale("log")
             right.set_xlabel("optimiser step")
@@ -97,7 +97,7 @@ def draw_spectrum(curves: Mapping[str, Curve], points: Sequence[tuple[int, list[
 def _radius(axes: Axes, curve: Curve | None, points: Sequence[tuple[int, list[float]]]) -> None:
     axes.set_title("spectral radius of ∂G/∂P")
     if curve is not None:
-        axes.plot(curve.steps, curve.values, color=BLUE, linewidth=1.6, label="during training")
+        _line(axes, curve, BLUE, "during training")
     if points:
         steps = [step for step, _ in points]
         low, middle, high = np.array([np.percentile(r, [10, 50, 90]) for _, r in points]).T
@@ -108,9 +108,15 @@ def _radius(axes: Axes, curve: Curve | None, points: Sequence[tuple[int, list[fl
         say(axes, "no solver/spectral_radius in the metrics file, and no checkpoint")
         return
     axes.axhline(1, color=RED, linestyle="--", linewidth=1.4, label="1: plain iteration stops converging")
-    axes.set_ylim(0, None)
+    axes.set_ylim(0, max(1.15, axes.get_ylim()[1]))
     axes.set_xlabel("optimiser step")
     axes.legend(loc="best")
+
+
+def _line(axes: Axes, curve: Curve, color: str, label: str) -> None:
+    """A curve of few points is its points."""
+    marker = "o" if len(curve.steps) <= 30 else ""
+    axes.plot(curve.steps, curve.values, color=color, linewidth=1.6, marker=marker, markersize=4, label=label)
 
 
 def _finite(values: Sequence[float]) -> list[float]:

@@ -16,7 +16,7 @@ from torch import Tensor
 from ifpn.inference.predictor import Predictor
 from ifpn.reports.probe import body_of, level_names, neck_name, network_input
 from ifpn.reports.receptive import Field
-from ifpn.reports.style import BLUE, FAINT, LINES, ORANGE, figure
+from ifpn.reports.style import BLUE, FAINT, INK, LINES, ORANGE, figure
 
 Array = NDArray[np.float64]
 _SHADE = "magma"
@@ -70,11 +70,11 @@ def draw_figure5(pairs: Sequence[tuple[Maps, Maps]], names: tuple[str, str], pat
             f"Feature maps of {names[0]} and {names[1]}", x=0.006, ha="left", fontsize=14, fontweight="bold"
         )
         grid = drawing.subplots(len(pairs), columns, squeeze=False, height_ratios=heights)
-        for row, (a, b) in zip(grid, pairs, strict=True):
-            _show(row[0], a.picture, None, "image" if row is grid[0] else "", FAINT)
+        for r, (row, (a, b)) in enumerate(zip(grid, pairs, strict=True)):
+            _show(row[0], a.picture, None, "" if r else "image", FAINT)
             for i, level in enumerate(levels):
                 for k, (one, color) in enumerate(((a, BLUE), (b, ORANGE))):
-                    title = f"{names[k]}  {level}" if row is grid[0] else ""
+                    title = "" if r else f"{names[k]}  {level}"
                     _show(row[1 + 2 * i + k], one.picture, one.levels[level], title, color)
 
 
@@ -82,7 +82,7 @@ def _show(axes: Axes, picture: Array, shade: Array | None, title: str, color: st
     axes.imshow(picture if shade is None else picture.mean(axis=2), cmap="gray", vmin=0, vmax=1)
     if shade is not None:
         axes.imshow(shade, cmap=_SHADE, vmin=0, vmax=1, alpha=0.72)
-    axes.set_title(title, fontsize=11, color=color if title != "image" else "black", pad=5)
+    axes.set_title(title, fontsize=11, color=INK if shade is None else color, pad=5)
     axes.set_xticks([])
     axes.set_yticks([])
     axes.grid(False)

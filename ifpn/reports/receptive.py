@@ -46,7 +46,7 @@ def receptive_fields(
 ) -> list[Field]:
     """Effective receptive fields (Luo et al. 2016) of the levels, averaged over images.
 
-    For the cell at the middle of each map: E_w |d <w, P_cell> / d input|, summed over colours, over `probes` random
+    For the cell in the middle of the image: E_w |d <w, P_cell> / d input|, summed over colours, over `probes` random
     sign vectors w over the channels. The gradient of an equilibrium is the implicit one. Padding counts for nothing.
 
     Raises:
@@ -65,7 +65,7 @@ def receptive_fields(
             with torch.enable_grad():
                 pyramid = dict(zip(names, body_of(predictor)(x), strict=True))
             for level in levels:
-                weight, cell = _weight(x, pyramid[level], probes, generator)
+                weight, cell = _weight(x, size, pyramid[level], probes, generator)
                 weight[size[0] :], weight[:, size[1] :] = 0, 0
                 top, left = reach - cell[0], reach - cell[1]
                 share = weight / max(float(weight.sum()), np.finfo(float).tiny)
@@ -75,10 +75,12 @@ def receptive_fields(
     return [_field(level, total[level] / len(images), len(images)) for level in levels]
 
 
-def _weight(x: Tensor, level: Tensor, probes: int, generator: torch.Generator) -> tuple[Array, tuple[int, int]]:
-    """|gradient| per pixel of the padded input, and the pixel at the cell's place."""
-    row, column = level.shape[-2] // 2, level.shape[-1] // 2
+def _weight(
+    x: Tensor, size: tuple[int, int], level: Tensor, probes: int, generator: torch.Generator
+) -> tuple[Array, tuple[int, int]]:
+    """|gradient| per pixel of the padded input, and the pixel at the place of the cell in the middle of the image."""
     stride = x.shape[-2] / level.shape[-2], x.shape[-1] / level.shape[-1]
+    row, column = int(size[0] / 2 / stride[0]), int(size[1] / 2 / stride[1])
     sum_of = torch.zeros(x.shape[-2:], dtype=torch.float64)
     for _ in range(probes):
         signs = torch.randint(0, 2, (level.shape[1],), generator=generator).to(level) * 2 - 1

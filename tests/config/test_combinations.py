@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from itertools import combinations, product
-from pathlib import Path
 
 import pytest
 import torch
@@ -125,16 +124,3 @@ def test_a_choice_takes_a_training_step(choice: Choice) -> None:
 def test_choices_without_meaning_are_refused_before_anything_is_built(overrides: list[str]) -> None:
     with pytest.raises(ConfigError, match="has no meaning"):
         composed(overrides)
-
-
-def test_the_house_is_flat() -> None:
-    """One group, one folder: every group of conf/ with classes behind it has its package."""
-    package = Path(__file__).resolve().parents[2] / "ifpn"
-    for group, folder in {
-        "backbone": "backbones",
-        "neck": "necks",
-        "solver": "solvers",
-        "detector": "detectors",
-    }.items():
-        assert options(group)
-        assert (package / folder / "__init__.py").is_file()
