@@ -97,6 +97,7 @@ def draw_fields(fields: Sequence[tuple[str, Sequence[Field]]], path: str | Path)
     fields: (name, a field per level) of each checkpoint. All pictures have one scale in pixels and one in colour.
     """
     levels = [f.level for f in fields[0][1]]
+    reach = _reach([field for _, row in fields for field in row])
     with figure(3.1 * len(levels) + 4.9, 3.2 * len(fields) + 0.5, path) as drawing:
         drawing.suptitle("Effective receptive field of one cell", x=0.006, ha="left", fontsize=14, fontweight="bold")
         grid = drawing.add_gridspec(len(fields), len(levels) + 1, width_ratios=[1.0] * len(levels) + [1.5])
@@ -104,7 +105,7 @@ def draw_fields(fields: Sequence[tuple[str, Sequence[Field]]], path: str | Path)
         for i, (name, row) in enumerate(fields):
             for j, field in enumerate(row):
                 axes = drawing.add_subplot(grid[i, j])
-                _field(axes, field, f"{name}  {field.level}: half within {field.half:.0f} px")
+                _field(axes, field, reach, f"{name}  {field.level}: half within {field.half:.0f} px")
                 style = "-" if i else "--"
                 curve.plot(
                     field.distances, field.within, style, color=LINES[j % len(LINES)], label=f"{name} {field.level}"
@@ -116,16 +117,23 @@ def draw_fields(fields: Sequence[tuple[str, Sequence[Field]]], path: str | Path)
         curve.legend(loc="lower right")
 
 
-def _field(axes: Axes, field: Field, title: str) -> None:
+def _reach(fields: Sequence[Field]) -> tuple[int, int]:
+    """How far from the cell, in rows and columns, any of the fields has a value."""
+    places = [np.abs(np.argwhere(f.density > 0) - f.density.shape[0] // 2).max(axis=0) for f in fields]
+    rows, columns = np.max(places, axis=0)
+    return int(rows), int(columns)
+
+
+def _field(axes: Axes, field: Field, reach: tuple[int, int], title: str) -> None:
     # Four decades below the largest value: the gradient falls off like a bell and its tails are the question.
     shade = np.log10(np.maximum(field.density / field.density.max(), 1e-4))
-    reach = field.density.shape[0] // 2
-    axes.imshow(shade, cmap=_SHADE, extent=(-reach, reach, reach, -reach), vmin=-4, vmax=0)
+    half = field.density.shape[0] / 2
+    axes.imshow(shade, cmap=_SHADE, extent=(-half, half, half, -half), vmin=-4, vmax=0)
     angle = np.linspace(0, 2 * np.pi, 200)
     for radius, style in ((field.half, "-"), (field.most, ":")):
         axes.plot(radius * np.cos(angle), radius * np.sin(angle), style, color="white", linewidth=1.4)
-    axes.set_xlim(-reach, reach)
-    axes.set_ylim(reach, -reach)
+    axes.set_xlim(-reach[1], reach[1])
+    axes.set_ylim(reach[0], -reach[0])
     axes.set_title(title, fontsize=10.5)
     axes.grid(False)
 
