@@ -14,8 +14,8 @@ from ifpn.config.command import CONF
 from ifpn.reports.paper import Row, Table
 from ifpn.reports.results import Run
 
-# Where a run reads, computes and logs, not what it computes. `solver` and `csc` stand in the neck that uses them.
-_NOT_COMPARED = ("seed", "run_dir", "ckpt", "logger", "callbacks", "solver", "csc", "hydra")
+# Where a run reads, computes and logs, not what it computes; the last three stand in the neck that uses them.
+_NOT_COMPARED = ("seed", "run_dir", "ckpt", "logger", "callbacks", "hydra", "solver", "csc", "stabilise")
 _DATA = ("augment", "train_empty_images", "group_by_aspect")
 _TRAINER = ("precision", "limit_train_batches", "limit_val_batches", "fast_dev_run")
 _NOTHING = (None, False, 0)

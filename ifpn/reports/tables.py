@@ -154,8 +154,9 @@ def _gains(table: Table, lines: Sequence[Line]) -> list[Gain]:
 
 
 def _common(line: Line) -> tuple[str, ...]:
-    """Marks that two rows must share to be compared; the solver is one side's own affair."""
-    return tuple(mark for mark in line.marks if not mark.startswith("solver "))
+    """Marks that two rows must share to be compared: all but what only one of the two necks has."""
+    own = ("solver ", "neck.")
+    return tuple(mark for mark in line.marks if not mark.startswith(own) or mark.startswith("neck.channels="))
 
 
 def _less(a: Measured, b: Measured) -> Measured:

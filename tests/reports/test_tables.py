@@ -28,7 +28,9 @@ def _config(row: str) -> str:
     return json.dumps(paper_config(TABLE4, ROWS[row]))
 
 
-def result(row: str = "pyramid", *, ap: float = 0.4, seed: int = 0, coco: bool = True) -> dict[str, Any]:
+def result(
+    row: str = "pyramid", *, ap: float = 0.4, seed: int = 0, coco: bool = True, config: Any = None
+) -> dict[str, Any]:
     """A result.json as a run of the paper's recipe would leave it."""
     classes = 80 if coco else 1
     boxes = [COCO_VAL_BOXES - 79, *[1] * 79] if coco else [538]
@@ -42,7 +44,7 @@ def result(row: str = "pyramid", *, ap: float = 0.4, seed: int = 0, coco: bool =
         "peak_memory_mib": 9000.0,
         "summary": {name: ap + 0.01 * i for i, name in enumerate((*METRICS, "AR1", "AR10"))},
         "per_class": {str(i): {"AP": ap, "boxes": boxes[i]} for i in range(classes)},
-        "config": json.loads(_config(row)) | {"seed": seed, "run_dir": f"somewhere/{seed}"},
+        "config": (config or json.loads(_config(row))) | {"seed": seed, "run_dir": f"somewhere/{seed}"},
     }
 
 
@@ -230,6 +232,19 @@ def test_gains_are_taken_between_runs_under_one_mark_only(tmp_path: Path) -> Non
     assert [(g.better.name, g.worse.name) for g in gains] == [("pyramid", "dense")]
     assert gains[0].ours.mean == pytest.approx(2.0)
     assert gains[0].paper == pytest.approx(1.1)
+
+
+def test_a_setting_that_only_one_neck_has_does_not_prevent_a_gain(tmp_path: Path) -> None:
+    rows = {row.name: row for row in TABLES[0].rows}
+    for name, ap in (("atss_fpn", 0.40), ("atss_ifpn", 0.43)):
+        config = paper_config(TABLES[0], rows[name])
+        config["neck"]["channels"] = 128
+        if name == "atss_ifpn":
+            config["neck"]["output_norm"] = True
+        write(tmp_path / name, result(ap=ap, config=config))
+    (gain,) = filled(tmp_path)[0][0].gains
+    assert gain.ours.mean == pytest.approx(3.0)
+    assert gain.mark == "neck.channels=128; neck.output_norm=true"
 
 
 def test_the_same_runs_give_the_same_bytes_in_any_order(tmp_path: Path) -> None:
