@@ -63,9 +63,7 @@ class ModulatedDeformConv2d(nn.Module):
     def from_conv(cls, conv: nn.Conv2d) -> "ModulatedDeformConv2d":
         """The deformable twin of a square convolution; takes over its weight and bias."""
         if isinstance(conv.padding, str) or not _square(conv):
-            raise ValueError(
-                f"only square convolutions with numeric padding can be made deformable, got {conv}"
-            )
+            raise ValueError(f"only square convolutions with numeric padding can be made deformable, got {conv}")
         twin = cls(
             conv.in_channels,
             conv.out_channels,
@@ -105,9 +103,7 @@ def deform_bottlenecks(module: nn.Module, stages: Iterable[str]) -> None:
         for block in module.get_submodule(stage).children():
             conv = block.get_submodule("conv2")
             if not isinstance(conv, nn.Conv2d):
-                raise TypeError(
-                    f"{stage}: expected a plain convolution named conv2, got {type(conv).__name__}"
-                )
+                raise TypeError(f"{stage}: expected a plain convolution named conv2, got {type(conv).__name__}")
             block.conv2 = ModulatedDeformConv2d.from_conv(conv)
 
 

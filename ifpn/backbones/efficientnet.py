@@ -58,9 +58,7 @@ class EfficientNetLite(nn.Module):
     image_mean = (0.5, 0.5, 0.5)
     image_std = (0.5, 0.5, 0.5)
 
-    def __init__(
-        self, version: Literal[0, 1, 2], weights: str, frozen_stages: int, frozen_norm: bool
-    ) -> None:
+    def __init__(self, version: Literal[0, 1, 2], weights: str, frozen_stages: int, frozen_norm: bool) -> None:
         super().__init__()
         if version not in (0, 1, 2):
             raise ValueError(f"version={version!r}: allowed are 0, 1 and 2")
@@ -125,9 +123,7 @@ def timm_names(state: State, stage_lengths: list[int]) -> State:
         if head == "_blocks":
             number, layer, rest = rest.split(".", 2)
             if int(number) >= len(places):
-                raise WeightsError(
-                    f"{key}: the network has {len(places)} blocks, so these weights are for another one"
-                )
+                raise WeightsError(f"{key}: the network has {len(places)} blocks, so these weights are for another one")
             stage, block = places[int(number)]
             names = _FIRST_STAGE_NAMES if stage == 0 else _BLOCK_NAMES
             renamed[f"blocks.{stage}.{block}.{names.get(layer, layer)}.{rest}"] = value

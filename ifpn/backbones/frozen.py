@@ -28,9 +28,7 @@ class FrozenBatchNorm2d(TorchvisionFrozenBatchNorm2d):  # type: ignore[misc]  # 
     def from_batch_norm(cls, norm: nn.BatchNorm2d) -> "FrozenBatchNorm2d":
         """Copy of a batch norm's statistics and affine part (and the activation of timm's layers)."""
         if norm.running_mean is None or norm.running_var is None:
-            raise ValueError(
-                "a batch norm without running statistics cannot be frozen (track_running_stats=False)"
-            )
+            raise ValueError("a batch norm without running statistics cannot be frozen (track_running_stats=False)")
         act = getattr(norm, "act", None)
         frozen = cls(norm.num_features, norm.eps, act if isinstance(act, nn.Module) else None)
         with torch.no_grad():
@@ -83,8 +81,7 @@ def freeze_stages(module: nn.Module, stages: list[list[str]], count: int) -> Non
     """
     if isinstance(count, bool) or not isinstance(count, int) or not 0 <= count <= len(stages):
         raise ValueError(
-            f"frozen_stages={count!r}: allowed are 0 (train everything), 1 (stem) "
-            f".. {len(stages)} (all constant)"
+            f"frozen_stages={count!r}: allowed are 0 (train everything), 1 (stem) .. {len(stages)} (all constant)"
         )
     for name in (name for stage in stages[:count] for name in stage):
         frozen = freeze_norms(module.get_submodule(name))

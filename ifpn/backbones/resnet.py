@@ -66,11 +66,7 @@ class ResNet(nn.Module):
         if unknown or (deform_stages and not bottleneck):
             raise ValueError(
                 f"deform_stages={list(deform_stages)} for {name}: allowed are "
-                + (
-                    f"levels of {list(_STAGE_OF_LEVEL)}"
-                    if bottleneck
-                    else "no levels: its blocks have no bottleneck"
-                )
+                + (f"levels of {list(_STAGE_OF_LEVEL)}" if bottleneck else "no levels: its blocks have no bottleneck")
             )
         body = TorchvisionResNet(
             Bottleneck if bottleneck else BasicBlock,
@@ -100,8 +96,7 @@ class ResNet(nn.Module):
         )
         expansion = Bottleneck.expansion if bottleneck else BasicBlock.expansion
         self.levels: dict[str, tuple[int, int]] = {
-            level: (64 * 2**index * expansion, stride)
-            for index, (level, stride) in enumerate(_STRIDES.items())
+            level: (64 * 2**index * expansion, stride) for index, (level, stride) in enumerate(_STRIDES.items())
         }
 
     def forward(self, images: Tensor) -> OrderedDict[str, Tensor]:
@@ -122,9 +117,7 @@ def _imagenet(published: WeightsEnum | None, name: str) -> State:
             "as backbone.weights=PATH (torchvision's key names), or start from random values with "
             "backbone.weights=none"
         )
-    return download(
-        lambda: published.get_state_dict(progress=True, check_hash=True), name=name, url=published.url
-    )
+    return download(lambda: published.get_state_dict(progress=True, check_hash=True), name=name, url=published.url)
 
 
 def resnet18(weights: str, frozen_stages: int, frozen_norm: bool) -> ResNet:
@@ -143,9 +136,7 @@ def resnet18(weights: str, frozen_stages: int, frozen_norm: bool) -> ResNet:
     )
 
 
-def resnet50(
-    weights: str, frozen_stages: int, frozen_norm: bool, deform_stages: Sequence[str] = ()
-) -> ResNet:
+def resnet50(weights: str, frozen_stages: int, frozen_norm: bool, deform_stages: Sequence[str] = ()) -> ResNet:
     """ResNet-50, c2..c5 with 256, 512, 1024, 2048 channels. Arguments as :class:`ResNet`."""
     return ResNet(
         (3, 4, 6, 3),
@@ -161,9 +152,7 @@ def resnet50(
     )
 
 
-def resnet101(
-    weights: str, frozen_stages: int, frozen_norm: bool, deform_stages: Sequence[str] = ()
-) -> ResNet:
+def resnet101(weights: str, frozen_stages: int, frozen_norm: bool, deform_stages: Sequence[str] = ()) -> ResNet:
     """ResNet-101, c2..c5 with 256, 512, 1024, 2048 channels. Arguments as :class:`ResNet`."""
     return ResNet(
         (3, 4, 23, 3),
@@ -179,9 +168,7 @@ def resnet101(
     )
 
 
-def resnext101_64x4d(
-    weights: str, frozen_stages: int, frozen_norm: bool, deform_stages: Sequence[str] = ()
-) -> ResNet:
+def resnext101_64x4d(weights: str, frozen_stages: int, frozen_norm: bool, deform_stages: Sequence[str] = ()) -> ResNet:
     """ResNeXt-101-64x4d, c2..c5 with 256, 512, 1024, 2048 channels. Arguments as :class:`ResNet`."""
     return ResNet(
         (3, 4, 23, 3),
@@ -197,9 +184,7 @@ def resnext101_64x4d(
     )
 
 
-def resnext152_32x8d(
-    weights: str, frozen_stages: int, frozen_norm: bool, deform_stages: Sequence[str] = ()
-) -> ResNet:
+def resnext152_32x8d(weights: str, frozen_stages: int, frozen_norm: bool, deform_stages: Sequence[str] = ()) -> ResNet:
     """ResNeXt-152-32x8d (no public weights), ResNet-50 channels. Arguments as :class:`ResNet`."""
     return ResNet(
         (3, 8, 36, 3),

@@ -47,9 +47,7 @@ def load_weights(
         WeightsError: see the class.
     """
     if not isinstance(weights, str) or not weights:
-        raise WeightsError(
-            f"weights={weights!r}: allowed are 'imagenet', 'none' or the path of a weights file"
-        )
+        raise WeightsError(f"weights={weights!r}: allowed are 'imagenet', 'none' or the path of a weights file")
     if weights == "none":
         logger.warning(
             "%s starts from random values. Its frozen parts stay random unless a checkpoint is loaded "
@@ -68,9 +66,7 @@ def read_state(path: str) -> State:
     """Read a state dict from a .pth/.pt file (``weights_only``, so no code runs) or a .safetensors file."""
     file = Path(path).expanduser()
     if not file.is_file():
-        raise WeightsError(
-            f"weights={path!r} is neither 'imagenet', 'none' nor an existing file (looked at {file})"
-        )
+        raise WeightsError(f"weights={path!r} is neither 'imagenet', 'none' nor an existing file (looked at {file})")
     try:
         if file.suffix == ".safetensors":
             content: Any = load_safetensors(file)
@@ -87,11 +83,7 @@ def read_state(path: str) -> State:
     for wrapper in _WRAPPERS:
         if isinstance(content, Mapping) and isinstance(content.get(wrapper), Mapping):
             content = content[wrapper]
-    if (
-        not isinstance(content, Mapping)
-        or not all(isinstance(v, Tensor) for v in content.values())
-        or not content
-    ):
+    if not isinstance(content, Mapping) or not all(isinstance(v, Tensor) for v in content.values()) or not content:
         raise WeightsError(f"{file} does not hold a state dict (a mapping of names to tensors)")
     return {str(key).removeprefix("module."): value for key, value in content.items()}
 
@@ -106,11 +98,7 @@ def fill_checked(
     may_start_fresh: tuple[str, ...] = (),
 ) -> None:
     """Copy ``state`` into ``module``; every name and shape must match, but for the stated exceptions."""
-    state = {
-        key: value
-        for key, value in state.items()
-        if not key.startswith(unused) and not key.endswith(_COUNTER)
-    }
+    state = {key: value for key, value in state.items() if not key.startswith(unused) and not key.endswith(_COUNTER)}
     expected = {key: value for key, value in module.state_dict().items() if not key.endswith(_COUNTER)}
     missing = [key for key in expected if key not in state and not key.endswith(may_start_fresh)]
     unexpected = [key for key in state if key not in expected]
@@ -125,9 +113,7 @@ def fill_checked(
         if keys
     ]
     if problems:
-        raise WeightsError(
-            f"{source} does not fit {name}: of {len(expected)} expected tensors, {'; '.join(problems)}"
-        )
+        raise WeightsError(f"{source} does not fit {name}: of {len(expected)} expected tensors, {'; '.join(problems)}")
     module.load_state_dict({**module.state_dict(), **state}, strict=True)
 
 

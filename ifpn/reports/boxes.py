@@ -60,15 +60,11 @@ def draw_boxes(
     for item in reversed(items):  # the best on top
         box = _scaled(item.box, scale, picture.size)
         draw.rectangle(box, outline=(0, 0, 0), width=width + 2)
-        draw.rectangle(
-            [box[0] + 1, box[1] + 1, *_at_least(box, 1)], outline=class_color(item.label), width=width
-        )
+        draw.rectangle([box[0] + 1, box[1] + 1, *_at_least(box, 1)], outline=class_color(item.label), width=width)
     for item in items:
         name = class_names[item.label] if 0 <= item.label < len(class_names) else f"class {item.label}"
         text = name if item.score is None else f"{name} {item.score:.2f}"
-        place = _tag_place(
-            draw, text, _scaled(item.box, scale, picture.size), picture.size, text_size, placed
-        )
+        place = _tag_place(draw, text, _scaled(item.box, scale, picture.size), picture.size, text_size, placed)
         if place is None:
             continue
         placed.append(place)

@@ -49,11 +49,7 @@ def draw_convergence(
 
 
 def _array(trace: Trace) -> NDArray[np.float64]:
-    values = (
-        trace.detach().to("cpu", torch.float64).numpy()
-        if isinstance(trace, Tensor)
-        else np.asarray(trace, float)
-    )
+    values = trace.detach().to("cpu", torch.float64).numpy() if isinstance(trace, Tensor) else np.asarray(trace, float)
     if values.ndim != 2 or values.size == 0:
         raise ValueError(f"a trace has the shape (evaluations, samples), none of them 0; got {values.shape}")
     return values

@@ -121,9 +121,7 @@ def _draw_ap(axes: Axes, curves: dict[str, Curve]) -> None:
         values = np.where(curves[name].values < 0, np.nan, curves[name].values)
         if not np.isfinite(values).any():
             continue
-        axes.plot(
-            curves[name].steps, values, "o-", color=color, markersize=4, label=f"{label}  {values[-1]:.3f}"
-        )
+        axes.plot(curves[name].steps, values, "o-", color=color, markersize=4, label=f"{label}  {values[-1]:.3f}")
         highest = max(highest, _highest(values))
     if not axes.lines:
         say(axes, "no validation in this run")

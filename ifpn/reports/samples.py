@@ -68,8 +68,7 @@ def draw_samples(
     """
     if not len(images) == len(truths) == len(predictions) or not images:
         raise ValueError(
-            f"{len(images)} images, {len(truths)} truths, {len(predictions)} predictions: "
-            "equal numbers, at least one"
+            f"{len(images)} images, {len(truths)} truths, {len(predictions)} predictions: equal numbers, at least one"
         )
     pairs = [
         (

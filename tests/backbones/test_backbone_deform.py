@@ -62,11 +62,7 @@ def test_only_the_named_stages_change_and_weights_stay() -> None:
     plain = resnet50("none", 0, True)
     torch.manual_seed(0)
     deform = resnet50("none", 0, True, deform_stages=["c4", "c5"])
-    kinds = {
-        name.split(".")[0]
-        for name, module in deform.named_modules()
-        if isinstance(module, ModulatedDeformConv2d)
-    }
+    kinds = {name.split(".")[0] for name, module in deform.named_modules() if isinstance(module, ModulatedDeformConv2d)}
     assert kinds == {"layer3", "layer4"}
     assert sum(isinstance(m, ModulatedDeformConv2d) for m in deform.modules()) == 6 + 3
     extra = set(deform.state_dict()) - set(plain.state_dict())

@@ -59,9 +59,7 @@ def test_norms_without_statistics_are_refused() -> None:
 
 def one_step(backbone: nn.Module) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
     before = {key: value.clone() for key, value in backbone.state_dict().items()}
-    optimizer = torch.optim.SGD(
-        [p for p in backbone.parameters() if p.requires_grad], lr=1e-3, weight_decay=0.1
-    )
+    optimizer = torch.optim.SGD([p for p in backbone.parameters() if p.requires_grad], lr=1e-3, weight_decay=0.1)
     backbone.train()
     sum(level.abs().mean() for level in backbone(torch.randn(2, 3, 64, 64)).values()).backward()
     optimizer.step()
@@ -80,9 +78,7 @@ def one_step(backbone: nn.Module) -> tuple[dict[str, torch.Tensor], dict[str, to
         (lambda: efficientnet_lite0("imagenet", 1, False), ("body.conv_stem.", "body.bn1.")),
     ],
 )
-def test_a_training_step_leaves_the_frozen_part_untouched_and_moves_the_rest(
-    backbone, frozen_prefixes
-) -> None:
+def test_a_training_step_leaves_the_frozen_part_untouched_and_moves_the_rest(backbone, frozen_prefixes) -> None:
     backbone = backbone()
     before, after = one_step(backbone)
     frozen_norms = {

@@ -79,9 +79,7 @@ def test_resnet50_counts() -> None:
 
 
 def test_other_depths_count_as_published() -> None:
-    assert (
-        state_count(resnet18("none", 2, True)) == 11_689_512 - 513_000
-    )  # torchvision's number less the classifier
+    assert state_count(resnet18("none", 2, True)) == 11_689_512 - 513_000  # torchvision's number less the classifier
     assert state_count(resnet101("none", 2, True)) == 44_549_160 - 2_049_000
     plain = {
         name: sum(

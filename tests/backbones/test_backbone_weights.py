@@ -45,9 +45,7 @@ def classifier() -> dict[str, torch.Tensor]:
 
 
 def same_as(backbone: torch.nn.Module, state: dict[str, torch.Tensor]) -> bool:
-    return all(
-        torch.equal(value, state[key]) for key, value in backbone.state_dict().items() if "tracked" not in key
-    )
+    return all(torch.equal(value, state[key]) for key, value in backbone.state_dict().items() if "tracked" not in key)
 
 
 @pytest.mark.parametrize("suffix", ["pth", "pt", "safetensors"])

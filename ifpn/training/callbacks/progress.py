@@ -79,7 +79,9 @@ class Progress(ProgressBar):
         steps = trainer.global_step - self._first_step
         left = (time.monotonic() - self._started) / max(steps, 1) * (_total_steps(trainer) - trainer.global_step)
         clock = str(timedelta(seconds=round(max(left, 0.0))))
-        self.console.print(f"step {trainer.global_step}/{_total_steps(trainer)}  {self._facts(trainer)}  {clock} left", soft_wrap=True)
+        self.console.print(
+            f"step {trainer.global_step}/{_total_steps(trainer)}  {self._facts(trainer)}  {clock} left", soft_wrap=True
+        )
 
     def _facts(self, trainer: pl.Trainer) -> str:
         """Read from what is already on the host side; the loss is the only number fetched from the device."""
