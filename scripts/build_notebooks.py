@@ -125,7 +125,9 @@ display(Image(f"{RUN}/curves.png"))""",
 
 Truth left, prediction right.""",
     "code",
-    """display(Image(f"{RUN}/samples.png", width=900))""",
+    """import PIL.Image
+
+PIL.Image.open(f"{RUN}/samples.png").convert("RGB").reduce(2)""",
     "md",
     """## Did the solver find the fixed point?
 
@@ -161,7 +163,9 @@ EVALS, PRODUCTS, IMAGES, PROBES = 20, [1, 2, 3, 5, 8], 2, 2""",
     """import os
 from pathlib import Path
 
-from IPython.display import Image, display
+os.chdir(next(p for p in [Path.cwd(), *Path.cwd().parents] if (p / "train.py").is_file()))""",
+    "code",
+    """from IPython.display import Image, display
 
 import ifpn
 from ifpn.data import decode_image
@@ -171,7 +175,6 @@ from ifpn.reports.figure5 import draw_fields, draw_figure5, level_maps
 from ifpn.reports.probe import equilibrium_of, inside_the_solve, solved_by
 from ifpn.reports.receptive import receptive_fields
 
-os.chdir(next(p for p in [Path.cwd(), *Path.cwd().parents] if (p / "train.py").is_file()))
 detector = ifpn.load(CKPT, device="cpu")
 files = sorted(p for p in Path(PHOTOS).rglob("*") if p.suffix in (".png", ".jpg"))[:IMAGES]
 photos = [decode_image(file) for file in files]
@@ -254,8 +257,10 @@ def run(notebook: nbformat.NotebookNode, folder: Path) -> None:
     """Execute in place, in `folder`; an error of a cell is raised."""
     resources = {"metadata": {"path": str(folder)}}
     NotebookClient(notebook, timeout=3600, kernel_name="python3", resources=resources).execute()
-    for cell in notebook.cells:
+    for cell in [c for c in notebook.cells if c.cell_type == "code"]:
         cell.metadata.pop("execution", None)  # times of day
+        # Notices of libraries about the machine at hand; errors are raised above.
+        cell.outputs = [out for out in cell.get("outputs", []) if out.get("name") != "stderr"]
 
 
 def main() -> None:

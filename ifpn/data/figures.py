@@ -1,6 +1,6 @@
 """The figures of the built-in data set, as antialiased masks.
 
-Four classes are simple (disc, triangle, cross, star). Six form three pairs that differ only in parts far from
+Two classes are simple (disc, triangle). Six form three pairs that differ only in parts far from
 each other: a ring whose gap is above or below, a frame whose two opposite corner marks have one colour or
             two, and
 a dumbbell whose ends are equal or not. No class changes under a left-right mirror, so that the flip of
@@ -76,25 +76,6 @@ def disc(size: float, rng: Random) -> Figure:
 def triangle(size: float, rng: Random) -> Figure:
     """An equilateral triangle at any angle."""
     points = [(math.cos(a), math.sin(a)) for a in (math.tau * i / 3 for i in range(3))]
-    mask = _polygon(size, points, rng.random() * math.tau)
-    return Figure(mask)
-
-
-def cross(size: float, rng: Random) -> Figure:
-    """A plus sign, turned by up to 25 degrees."""
-    a = 0.30
-    quarter = [(a, a), (a, 0.95), (-a, 0.95)]
-    points = [(x * c - y * s, x * s + y * c) for c, s in ((1, 0), (0, 1), (-1, 0), (0, -1)) for x, y in quarter]
-    mask = _polygon(size, points, math.radians(50 * rng.random() - 25))
-    return Figure(mask)
-
-
-def star(size: float, rng: Random) -> Figure:
-    """A star of five points at any angle."""
-    points = []
-    for i in range(10):
-        radius, angle = (1.0 if i % 2 == 0 else 0.44), math.tau * i / 10
-        points.append((radius * math.cos(angle), radius * math.sin(angle)))
     mask = _polygon(size, points, rng.random() * math.tau)
     return Figure(mask)
 
@@ -202,8 +183,6 @@ class FigureClass:
 CLASSES = (
     FigureClass("disc", disc, 12, 130),
     FigureClass("triangle", triangle, 15, 150),
-    FigureClass("cross", cross, 14, 150),
-    FigureClass("star", star, 16, 160),
     FigureClass("ring_gap_up", ring_gap_up, 32, 235),
     FigureClass("ring_gap_down", ring_gap_down, 32, 235),
     FigureClass("frame_same", frame_same, 72, 240),

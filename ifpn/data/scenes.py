@@ -68,7 +68,7 @@ class _Laid:
 
 
 def draw_scene(seed: int, number: int) -> tuple[Image.Image, list[Placed]]:
-    """Draw scene `number` of the data set `seed`: an RGB picture and its figures (2 to 6 of them)."""
+    """Draw scene `number` of the data set `seed`: an RGB picture and its figures (at most 9 of them)."""
     rng = Random(f"{seed}:{number}")
     texture = np.random.default_rng([seed, number])
     width, height = SIZES[int(rng.random() * len(SIZES))]
@@ -90,14 +90,14 @@ def draw_scene(seed: int, number: int) -> tuple[Image.Image, list[Placed]]:
 
 def _plan(rng: Random, room: int) -> list[tuple[int, float]]:
     """Classes and sizes of a scene, largest first, so that small ones lie on top."""
-    count = 3 + int(rng.random() * 4)
+    count = 5 + int(rng.random() * 5)
     plan = []
     for i in range(count):
         category = int(rng.random() * len(CLASSES))
         kind = CLASSES[category]
         top = min(kind.largest, 0.95 * room)
         if i > 0:  # at most one figure fills the picture
-            top = min(top, max(0.45 * room, kind.smallest * 1.3))
+            top = min(top, max(0.4 * room, kind.smallest * 1.3))
         size = kind.smallest * (top / kind.smallest) ** rng.random()
         plan.append((category, size))
     return sorted(plan, key=lambda item: -item[1])

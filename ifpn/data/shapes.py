@@ -21,7 +21,7 @@ log = logging.getLogger(__name__)
 
 # Raised whenever a change of the drawing code changes pixels or boxes: folders with another number are drawn
 # again.
-GENERATOR_VERSION = 2
+GENERATOR_VERSION = 3
 STAMP = "shapes.json"
 VAL_OFFSET = 1_000_000  # validation scenes are numbered from here, so that growing one split never touches the other
 JPEG_QUALITY = 92

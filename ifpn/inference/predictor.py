@@ -14,6 +14,7 @@ from ifpn.config.build import rebuild_detector
 from ifpn.config.errors import ConfigError
 from ifpn.data import decode_image
 from ifpn.training.checkpoint import read_checkpoint
+from ifpn.training.export import read_export
 
 
 class Predictor:
@@ -68,12 +69,15 @@ def load(path: str | Path, device: str | torch.device = "auto") -> Predictor:
     """Load a checkpoint that a run wrote, ready to predict. Loading never executes code from the file.
 
     Args:
-        path: a .ckpt file. device: `auto` takes a GPU if there is one.
+        path: a .ckpt file, or the folder `export` of a run (or its model.safetensors).
+        device: `auto` takes a GPU if there is one.
 
     Raises:
         ConfigError: missing, damaged, or foreign file.
     """
-    checkpoint = read_checkpoint(path)
+    # A folder or .safetensors file was exported at the end of a run; anything else must be a checkpoint.
+    exported = Path(path).is_dir() or Path(path).suffix == ".safetensors"
+    checkpoint = read_export(Path(path)) if exported else read_checkpoint(path)
     facts = checkpoint["ifpn"]
     detector = rebuild_detector(facts["config"], len(facts["class_names"]))
     prefix = "detector."

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import logging
 import os
 import pickle
 import zipfile
@@ -12,32 +14,75 @@ import torch
 from lightning_fabric.plugins.io.torch_io import TorchCheckpointIO
 
 from ifpn.config.errors import ConfigError
+from ifpn.errors import UserError
 
+log = logging.getLogger(__name__)
 FORMAT = 1
+# What the operating system says when a file cannot be written for lack of room, or of the right to.
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+class WriteError(UserError):
+    """A file of the run could not be written; what had been written before is whole."""
 
 
 class SafeCheckpointIO(TorchCheckpointIO):
     """Lightning's checkpoint door: write beside, flush to disk, rename; read with `weights_only`.
 
     A run killed at any moment leaves either the old file or the new one, never half of one.
+
+    Raises:
+        WriteError: the disk is full, or may not be written; the file that was there before is untouched.
     """
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None) -> None:
         target = Path(path)
-        target.parent.mkdir(parents=True, exist_ok=True)
         # Same folder, hence same file system: the rename is atomic.
-        beside = target.with_name(f".{target.name}.{os.getpid()}.partial")
+        beside = target.with_name(f".{target.name}.partial")
         try:
+            target.parent.mkdir(parents=True, exist_ok=True)
             with open(beside, "wb") as file:
                 torch.save(checkpoint, file)
                 file.flush()
                 os.fsync(file.fileno())
             os.replace(beside, target)
-        finally:
-            beside.unlink(missing_ok=True)
+            _sync_folder(target.parent)
+        except (OSError, RuntimeError) as error:
+            # torch's writer reports a full disk as a RuntimeError, raised while it handles the OSError.
+            cause = error if isinstance(error, OSError) else error.__context__
+            _remove(beside)
+            if not isinstance(cause, OSError):
+                raise
+            raise cannot_write(target, cause) from error
 
     def load_checkpoint(self, path: Any, map_location: Any = "cpu", weights_only: bool | None = True) -> dict[str, Any]:
         return read_checkpoint(path)
+
+
+def cannot_write(path: Path, error: OSError) -> WriteError:
+    """The sentence for a user whose disk is full or whose folder is read-only."""
+    remedy = "free some space" if error.errno in NO_ROOM else "make the folder writable, or give another run_dir"
+    return WriteError(
+        f"{path} could not be written: {error.strerror or error}. Earlier files are intact: {remedy}, "
+        f"then continue with ckpt=last run_dir={path.parent}."
+    )
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make a rename survive a power cut, where the system lets folders be opened."""
+    if hasattr(os, "O_DIRECTORY"):
+        handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
+
+def _remove(path: Path) -> None:
+    try:
+        path.unlink(missing_ok=True)
+    except OSError:
+        log.warning("%s could not be removed", path)
 
 
 def read_checkpoint(path: str | Path) -> dict[str, Any]:
@@ -90,7 +135,8 @@ def newest_valid(folder: str | Path) -> Path:
     for file in files:
         try:
             read_checkpoint(file)
-        except ConfigError:
+        except ConfigError as error:
+            log.warning("%s Passed over.", error)
             continue
         return file
     seen = ", ".join(f.name for f in files) or "none"

@@ -1,14 +1,22 @@
-"""metrics.csv that survives a resume: rows up to the checkpoint stay, rows after it are written again once."""
+"""metrics.csv without a gap or a repetition, whenever the run was killed.
+
+Each checkpoint holds the number of rows that were on disk when it was written; a run resumed from it keeps exactly
+these rows and writes the others again.
+"""
 
 from __future__ import annotations
 
 import csv
+import os
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 from lightning_fabric.loggers.logger import rank_zero_experiment
-from pytorch_lightning.loggers import CSVLogger
+from pytorch_lightning.loggers import CSVLogger, Logger
 from pytorch_lightning.loggers.csv_logs import ExperimentWriter
+
+from ifpn.training.checkpoint import cannot_write
 
 
 class MetricsLog(CSVLogger):
@@ -26,26 +34,61 @@ class MetricsLog(CSVLogger):
 
 
 class _ContinuingWriter(ExperimentWriter):
-    """Lightning's writer deletes the file it finds; this one takes over its header and appends."""
+    """Lightning's writer deletes the file it finds and rewrites it in place; this one appends and renames."""
+
+    rows = 0
 
     def _check_log_dir_exists(self) -> None:
         path = Path(self.metrics_file_path)
         if path.is_file():
-            with open(path, newline="") as file:
-                self.metrics_keys = list(csv.DictReader(file).fieldnames or [])
+            self.metrics_keys, rows = _read(path)
+            self.rows = len(rows)
+
+    def save(self) -> None:
+        new = len(self.metrics)
+        try:
+            super().save()
+        except OSError as error:
+            raise cannot_write(Path(self.metrics_file_path), error) from error
+        self.rows += new
+
+    def _rewrite_with_new_header(self, fieldnames: list[str]) -> None:
+        path = Path(self.metrics_file_path)
+        _replace(path, fieldnames, _read(path)[1])
 
 
-def keep_rows_before(path: Path, step: int) -> None:
-    """Drop the rows of `path` from optimiser step `step` on (0-based): a run resumed there logs them again."""
-    if not path.is_file():
-        return
+def rows_on_disk(loggers: Iterable[Logger]) -> int:
+    """Write out what a MetricsLog among `loggers` still holds; the number of rows in its file then, 0 without one."""
+    for logger in loggers:
+        if isinstance(logger, MetricsLog) and isinstance(logger.experiment, _ContinuingWriter):
+            logger.save()
+            return logger.experiment.rows
+    return 0
+
+
+def keep_rows(path: Path, count: int) -> None:
+    """Keep the first `count` rows of `path`; a half-written last row of a killed run goes too."""
+    if path.is_file():
+        names, rows = _read(path)
+        _replace(path, names, rows[:count])
+
+
+def _read(path: Path) -> tuple[list[str], list[dict[str, Any]]]:
     with open(path, newline="") as file:
         reader = csv.DictReader(file)
         names = list(reader.fieldnames or [])
-        rows = [row for row in reader if row.get("step", "").isdigit() and int(row["step"]) < step]
+        return names, list(reader)
+
+
+def _replace(path: Path, names: Sequence[str], rows: Iterable[dict[str, Any]]) -> None:
     beside = path.with_suffix(".partial")
-    with open(beside, "w", newline="") as file:
-        writer = csv.DictWriter(file, fieldnames=names)
-        writer.writeheader()
-        writer.writerows(rows)
-    beside.replace(path)
+    try:
+        with open(beside, "w", newline="") as file:
+            writer = csv.DictWriter(file, fieldnames=names)
+            writer.writeheader()
+            writer.writerows(rows)
+            file.flush()
+            os.fsync(file.fileno())
+        beside.replace(path)
+    except OSError as error:
+        raise cannot_write(path, error) from error

@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytorch_lightning as pl
 import torch
+import torch.distributed as dist
 from pytorch_lightning.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 
 from ifpn.evaluation import CocoEvaluator, CocoResult
+from ifpn.training.metrics_log import rows_on_disk
 from ifpn.training.randomness import seed_step
 from ifpn.training.recipe import Plan, Recipe
+from ifpn.training.signals import StopRequest
+
+if TYPE_CHECKING:
+    from ifpn.training.callbacks.nonfinite import NonFinite
 
 Target = dict[str, Any]
 Batch = tuple[Sequence[Tensor], Sequence[Target]]
@@ -24,6 +30,9 @@ class DetectionModule(pl.LightningModule):
     detector: images (3, H, W) in 0..1 and targets in, a dict of losses (training) or a list of detections out.
     recipe, plan: optimiser and learning rate. evaluator: scores the detections on the validation set.
     facts: plain values (configuration, class names, category ids) stored in every checkpoint, enough to rebuild it.
+    guard: what to do when a loss is not finite; None: nothing.
+
+    `batches_seen`: batches this rank has trained on. `scores`: `summary` and `per_class` of the last validation.
     """
 
     def __init__(
@@ -34,6 +43,7 @@ class DetectionModule(pl.LightningModule):
         evaluator: CocoEvaluator,
         facts: dict[str, Any],
         seed: int,
+        guard: NonFinite | None = None,
     ) -> None:
         super().__init__()
         self.detector = detector
@@ -42,8 +52,14 @@ class DetectionModule(pl.LightningModule):
         self.evaluator = evaluator
         self.facts = facts
         self.seed = seed
+        self.guard = guard
+        self.stop = StopRequest()
         self.batches_seen = 0
         self.result: CocoResult | None = None
+        self.scores: dict[str, Any] | None = None
+
+    def on_train_start(self) -> None:
+        self.stop.install(self.trainer)
 
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
         """Images travel as uint8, a quarter of the bytes, and become numbers in 0..1 on the device."""
@@ -60,7 +76,21 @@ class DetectionModule(pl.LightningModule):
         loss = torch.stack(list(losses.values())).sum()
         self.log("train/loss", loss, prog_bar=True, batch_size=len(images))
         self.log_dict({f"train/{name}": value for name, value in losses.items()}, batch_size=len(images))
+        bad = self._agree(not bool(torch.isfinite(loss)))
+        if self.guard is not None and self.guard.judge(self, bad, losses, [int(t["image_id"]) for t in targets]):
+            # A gradient of zero for every parameter: the ranks' exchange of gradients goes its usual way.
+            loss = torch.stack([p.sum() for p in self.parameters() if p.requires_grad]).sum() * 0.0
         return loss
+
+    def _agree(self, bad: bool) -> bool:
+        """One exchange per step for two questions: is some rank's loss not finite, was some rank told to stop?"""
+        answers = [int(bad), self.stop.wish]
+        if self.trainer.world_size > 1:
+            shared = torch.tensor(answers, device=self.device)
+            dist.all_reduce(shared, op=dist.ReduceOp.MAX)
+            answers = shared.tolist()
+        self.stop.agreed = answers[1]
+        return bool(answers[0])
 
     def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
         # However many steps were asked for, the weights at the end are evaluated: a requested stop validates first.
@@ -74,6 +104,7 @@ class DetectionModule(pl.LightningModule):
     def on_validation_epoch_end(self) -> None:
         self.evaluator.gather()
         self.result = self.evaluator.compute()
+        self.scores = {"summary": dict(self.result.summary), "per_class": dict(self.result.per_class)}
         # Every rank computed the same numbers from the same detections.
         self.log_dict(
             {f"val/{name}": float(value) for name, value in self.result.summary.items()}, rank_zero_only=False
@@ -87,7 +118,17 @@ class DetectionModule(pl.LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        checkpoint["ifpn"] = {**self.facts, "batches_seen": self.batches_seen}
+        checkpoint["ifpn"] = {
+            **self.facts,
+            "batches_seen": self.batches_seen,
+            "world_size": self.trainer.world_size,
+            "metrics_rows": rows_on_disk(self.trainer.loggers),
+            "scores": self.scores,
+        }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        self.batches_seen = int(checkpoint["ifpn"]["batches_seen"])
+        facts = checkpoint["ifpn"]
+        self.scores = facts.get("scores")
+        # With another number of processes the same images have been seen in another number of batches.
+        world_size = int(facts.get("world_size", self.trainer.world_size))
+        self.batches_seen = int(facts["batches_seen"]) * world_size // self.trainer.world_size

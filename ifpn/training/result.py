@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import platform
 import resource
@@ -12,23 +11,23 @@ import sys
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
 import pytorch_lightning as pl
 import torch
 
+from ifpn.launcher.identity import config_hash
+from ifpn.training.callbacks.checkpoints import BestCheckpoint
 from ifpn.training.module import DetectionModule
 
 PACKAGES = ("torch", "torchvision", "pytorch-lightning", "hydra-core", "timm", "pycocotools", "ifpn")
-# These change where a run lies or how it is watched, not what it computes.
-NOT_HASHED = ("run_dir", "ckpt", "logger", "callbacks")
 
 
 def write_result(
     path: Path, trainer: pl.Trainer, module: DetectionModule, step_seconds: Sequence[float], solver: Mapping[str, float]
 ) -> None:
     """Write the result of a training; `complete` says whether it reached its last step."""
-    best = next((c.best_model_score for c in trainer.checkpoint_callbacks if c.best_model_score is not None), None)  # type: ignore[attr-defined]
+    best = next((c.best_score for c in trainer.callbacks if isinstance(c, BestCheckpoint)), None)  # type: ignore[attr-defined]
+    scores = module.scores or {"summary": None, "per_class": None}
     result = {
         "complete": trainer.global_step >= module.plan.max_steps,
         "config_hash": config_hash(module.facts["config"]),
@@ -39,9 +38,9 @@ def write_result(
         "steps": trainer.global_step,
         "batch": module.plan.batch,
         "world_size": trainer.world_size,
-        "summary": dict(module.result.summary) if module.result else None,
-        "per_class": dict(module.result.per_class) if module.result else None,
-        "best_AP": float(best) if best is not None else None,
+        "summary": scores["summary"],
+        "per_class": scores["per_class"],
+        "best_AP": best,
         "solver": dict(solver),
         "parameters": sum(p.numel() for p in module.detector.parameters()),
         "seconds_per_step": statistics.median(step_seconds) if step_seconds else None,
@@ -51,12 +50,6 @@ def write_result(
     beside = path.with_suffix(".partial")
     beside.write_text(json.dumps(result, indent=1) + "\n")
     beside.replace(path)
-
-
-def config_hash(config: Mapping[str, Any]) -> str:
-    """Twelve hex digits that two runs share exactly when they compute the same thing."""
-    kept = {key: value for key, value in config.items() if key not in NOT_HASHED}
-    return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()[:12]
 
 
 def commit() -> str | None:

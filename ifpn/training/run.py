@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import tempfile
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any
 import pytorch_lightning as pl
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
+from pytorch_lightning.callbacks import Checkpoint
 from rich.console import Console
 from rich.table import Table
 from torch import nn
@@ -19,8 +21,10 @@ from ifpn.config.build import build_detector, build_list
 from ifpn.config.errors import ConfigError
 from ifpn.data import DetectionData
 from ifpn.evaluation import CocoEvaluator
-from ifpn.training.checkpoint import FORMAT, SafeCheckpointIO, newest_valid, read_checkpoint
-from ifpn.training.metrics_log import keep_rows_before
+from ifpn.training.callbacks.nonfinite import NonFinite
+from ifpn.training.checkpoint import FORMAT, SafeCheckpointIO, cannot_write, newest_valid, read_checkpoint
+from ifpn.training.loops import install_loops
+from ifpn.training.metrics_log import keep_rows
 from ifpn.training.module import DetectionModule
 from ifpn.training.randomness import derive
 from ifpn.training.recipe import Plan, Recipe
@@ -37,25 +41,23 @@ def train(cfg: DictConfig, build: Build = build_detector) -> dict[str, float]:
     console = Console(highlight=False)
     run_dir = Path(cfg.run_dir)
     ckpt = resume_path(cfg)
-    check_run_dir(run_dir, resuming=ckpt is not None)
+    check_run_dir(run_dir, resuming=cfg.ckpt == "last" or (ckpt is not None and ckpt.parent == run_dir))
     data: DetectionData = instantiate(cfg.data)
     trainer = build_trainer(cfg, run_dir)
     data.prepare_data()
     data.setup("fit")
     recipe: Recipe = instantiate(cfg.schedule)
     plan = recipe.plan(trainer.world_size, trainer.accumulate_grad_batches, data.batches_per_epoch(trainer.world_size))
-    module = build_module(cfg, build, data, recipe, plan)
+    guard = next((c for c in trainer.callbacks if isinstance(c, NonFinite)), None)  # type: ignore[attr-defined]
+    module = build_module(cfg, build, data, recipe, plan, guard)
     data.position = lambda: module.batches_seen
     # Known only now: the number of steps depends on the devices that the trainer found.
-    trainer.fit_loop.epoch_loop.max_steps = plan.max_steps
+    install_loops(trainer, plan.max_steps)
     if trainer.is_global_zero:
-        run_dir.mkdir(parents=True, exist_ok=True)
-        OmegaConf.save(cfg, run_dir / "config.yaml")
         say_header(console, cfg, data, module, run_dir)
-    if ckpt is not None and trainer.is_global_zero:
-        keep_rows_before(run_dir / "metrics.csv", int(read_checkpoint(ckpt)["global_step"]))
+        prepare_run_dir(console, cfg, run_dir, ckpt)
     trainer.fit(module, datamodule=data, ckpt_path=str(ckpt) if ckpt else None, weights_only=True)
-    summary = dict(module.result.summary) if module.result else {}
+    summary = dict(module.scores["summary"]) if module.scores else {}
     if trainer.is_global_zero and trainer.state.finished:
         say_result(console, module, run_dir)
     return summary
@@ -66,22 +68,56 @@ def resume_path(cfg: DictConfig) -> Path | None:
     if cfg.ckpt is None:
         return None
     if cfg.ckpt == "last":
-        return newest_valid(cfg.run_dir)
+        # Killed before its first checkpoint: the whole run is still to be done.
+        started = (Path(cfg.run_dir) / "config.yaml").is_file() and not list(Path(cfg.run_dir).glob("*.ckpt"))
+        return None if started else newest_valid(cfg.run_dir)
     read_checkpoint(cfg.ckpt)
-    return Path(cfg.ckpt)
+    return Path(cfg.ckpt).resolve()
 
 
 def check_run_dir(run_dir: Path, *, resuming: bool) -> None:
-    """Raises ConfigError if a new run would write over an old one."""
+    """Raises ConfigError if a new run would write over an old one, or could not write at all."""
+    try:
+        run_dir.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=run_dir):
+            pass
+    except OSError as error:
+        raise cannot_write(run_dir, error) from error
     if not resuming and ((run_dir / "last.ckpt").exists() or (run_dir / "result.json").exists()):
         raise ConfigError(
             f"run_dir={run_dir} holds a run already: continue it with ckpt=last, or give another run_dir."
         )
 
 
+def prepare_run_dir(console: Console, cfg: DictConfig, run_dir: Path, ckpt: Path | None) -> None:
+    """Leave in the folder what belongs to the run up to `ckpt`, and say where it goes on and with which changes."""
+    metrics = run_dir / "metrics.csv"
+    if ckpt is None:
+        metrics.unlink(missing_ok=True)  # of an attempt that was killed before its first checkpoint
+    else:
+        checkpoint = read_checkpoint(ckpt)
+        keep_rows(metrics, int(checkpoint["ifpn"].get("metrics_rows", 0)))
+        console.print(f"[bold]resumed[/]   {ckpt.name}, {checkpoint['global_step']} steps done", soft_wrap=True)
+        for change in changes(checkpoint["ifpn"]["config"], OmegaConf.to_container(cfg, resolve=True)):
+            console.print(f"[bold]changed[/]   {change}", soft_wrap=True)
+    OmegaConf.save(cfg, run_dir / "config.yaml")
+
+
+def changes(before: Any, after: Any, path: str = "") -> list[str]:
+    """Values that differ between two configurations: ["schedule.max_epochs: 2 -> 4", ...]."""
+    if path in ("run_dir", "ckpt"):
+        return []
+    if isinstance(before, dict) and isinstance(after, dict):
+        keys = sorted({*before, *after}, key=str)
+        return [line for key in keys for line in changes(before.get(key), after.get(key), f"{path}.{key}".lstrip("."))]
+    return [] if before == after else [f"{path}: {before} -> {after}"]
+
+
 def build_trainer(cfg: DictConfig, run_dir: Path) -> pl.Trainer:
     """Lightning's Trainer with the schedule's clipping and validation interval, our callbacks and checkpoint files."""
     every = cfg.schedule.val_every
+    callbacks = build_list(cfg.callbacks)
+    plugins = [instantiate(node) for node in cfg.trainer.get("plugins") or []]
     trainer: pl.Trainer = instantiate(
         cfg.trainer,
         default_root_dir=str(run_dir),
@@ -89,17 +125,19 @@ def build_trainer(cfg: DictConfig, run_dir: Path) -> pl.Trainer:
         gradient_clip_val=cfg.schedule.gradient_clip,
         val_check_interval=None if every is None else every * cfg.trainer.accumulate_grad_batches,
         check_val_every_n_epoch=1 if every is None else None,
-        callbacks=build_list(cfg.callbacks),
+        callbacks=callbacks,
         logger=build_list(cfg.logger),
-        plugins=[SafeCheckpointIO()],
-        enable_checkpointing=True,
+        plugins=[SafeCheckpointIO(), *plugins],
+        enable_checkpointing=any(isinstance(c, Checkpoint) for c in callbacks),
         # The batch sampler knows its rank and world itself, and every image is validated once.
         use_distributed_sampler=False,
     )
     return trainer
 
 
-def build_module(cfg: DictConfig, build: Build, data: DetectionData, recipe: Recipe, plan: Plan) -> DetectionModule:
+def build_module(
+    cfg: DictConfig, build: Build, data: DetectionData, recipe: Recipe, plan: Plan, guard: NonFinite | None
+) -> DetectionModule:
     """The detector with weights drawn from the seed alone, and what evaluates and describes it."""
     pl.seed_everything(derive(cfg.seed, 0) % 2**32, verbose=False)
     detector = build(cfg, data.num_classes)
@@ -111,7 +149,7 @@ def build_module(cfg: DictConfig, build: Build, data: DetectionData, recipe: Rec
         "category_ids": list(data.category_ids),
     }
     evaluator = CocoEvaluator(data.val_ground_truth(), data.category_ids)
-    return DetectionModule(detector, recipe, plan, evaluator, facts, cfg.seed)
+    return DetectionModule(detector, recipe, plan, evaluator, facts, cfg.seed, guard)
 
 
 def say_header(console: Console, cfg: DictConfig, data: DetectionData, module: DetectionModule, run_dir: Path) -> None:
@@ -134,6 +172,7 @@ def say_result(console: Console, module: DetectionModule, run_dir: Path) -> None
         "convergence.png": "the solver's residual, forward and backward",
         "result.json": "every number of this run",
         "best.ckpt": "for evaluate.py and predict.py",
+        "export": "the same weights as model.safetensors, for ifpn.load",
     }.items():
         if (run_dir / name).exists():
             files.add_row(name, meaning)
@@ -160,4 +199,8 @@ QUIET = (
     ".*You have overridden `on_after_batch_transfer`.*",
     # Lightning 2.6.6 uses a torch function that torch 2.14 renames.
     ".*isinstance.treespec, LeafSpec.*",
+    # Every rank has the same validation numbers already: they come from the gathered detections.
+    ".*when logging on epoch level in distributed setting.*",
+    # A short run logs when it ends; nothing is lost.
+    ".*is smaller than the logging interval.*",
 )

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from ifpn.config.errors import ConfigError
-from ifpn.training.checkpoint import FORMAT, SafeCheckpointIO, newest_valid, read_checkpoint
+from ifpn.training.checkpoint import FORMAT, SafeCheckpointIO, WriteError, newest_valid, read_checkpoint
 
 
 def content(value: float = 0.0) -> dict[str, Any]:
@@ -96,7 +96,7 @@ def test_a_failed_write_leaves_the_old_file_and_no_rubbish(tmp_path: Path, monke
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", full_disk)
-    with pytest.raises(OSError, match="No space left"):
+    with pytest.raises(WriteError, match=r"No space left on device.*continue with ckpt=last"):
         written(path, 2.0)
     assert float(read_checkpoint(path)["state_dict"]["detector.w"][0]) == 1.0
     assert [f.name for f in tmp_path.iterdir()] == ["a.ckpt"]

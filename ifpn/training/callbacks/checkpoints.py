@@ -1,43 +1,99 @@
-"""Two files that a run keeps current: best.ckpt by a validation number, last.ckpt every so many steps."""
+"""The files that a run keeps current: last.ckpt, best.ckpt by a validation number, and one every n steps if asked."""
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
-from pytorch_lightning.callbacks import Callback, ModelCheckpoint
+
+from ifpn.errors import UserError
+from ifpn.training.loops import StepCheckpoint
 
 
-class BestCheckpoint(ModelCheckpoint):
-    """`<dirpath>/best.ckpt`: the weights with the highest `monitor` so far."""
+class LastCheckpoint(StepCheckpoint):
+    """`<dirpath>/last.ckpt`: what a killed run resumes from.
 
-    def __init__(self, dirpath: str, monitor: str) -> None:
-        super().__init__(
-            dirpath=dirpath, filename="best", monitor=monitor, mode="max", save_top_k=1, enable_version_counter=False
-        )
-
-
-class LastCheckpoint(Callback):
-    """`<dirpath>/last.ckpt`, every `every_n_steps` optimiser steps and at the end: what a killed run resumes from."""
+    Written every `every_n_steps` optimiser steps, after each validation, and at the end.
+    """
 
     def __init__(self, dirpath: str, every_n_steps: int) -> None:
+        _check_steps("callbacks.last.every_n_steps", every_n_steps)
         self.path = Path(dirpath) / "last.ckpt"
         self.every_n_steps = every_n_steps
+        self._validated = False
         self._saved_at = -1
 
-    def on_train_batch_end(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
-        step = trainer.global_step
-        # global_step stands still while gradients accumulate; saving there would split an optimiser step in two.
-        if step > 0 and step % self.every_n_steps == 0 and step != self._saved_at:
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._validated = True
+
+    def between_steps(self, trainer: pl.Trainer) -> None:
+        if self._validated or trainer.global_step % self.every_n_steps == 0:
             self._save(trainer)
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        if trainer.global_step > 0:
+        if trainer.global_step > 0 and trainer.global_step != self._saved_at:
             self._save(trainer)
 
     def _save(self, trainer: pl.Trainer) -> None:
+        self._validated = False
         self._saved_at = trainer.global_step
         trainer.save_checkpoint(self.path)
+        if trainer.is_global_zero:
+            # Written by Lightning before SLURM's requeue; this file is newer.
+            for old in self.path.parent.glob("hpc_ckpt_*.ckpt"):
+                old.unlink(missing_ok=True)
+
+
+class BestCheckpoint(StepCheckpoint):
+    """`<dirpath>/best.ckpt`: the weights with the highest `monitor` so far, the earliest of equals."""
+
+    def __init__(self, dirpath: str, monitor: str) -> None:
+        self.path = Path(dirpath) / "best.ckpt"
+        self.monitor = monitor
+        self.best_score: float | None = None
+        self._new_score: float | None = None
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"best_score": self.best_score}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.best_score = state_dict["best_score"]
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if self.monitor not in trainer.callback_metrics:
+            known = ", ".join(sorted(name for name in trainer.callback_metrics if name.startswith("val/")))
+            raise UserError(f"callbacks.best.monitor={self.monitor} is not measured: allowed are {known}.")
+        # Every rank has the same number, computed from the same detections.
+        self._new_score = float(trainer.callback_metrics[self.monitor])
+
+    def between_steps(self, trainer: pl.Trainer) -> None:
+        score, self._new_score = self._new_score, None
+        if score is None or math.isnan(score) or (self.best_score is not None and score <= self.best_score):
+            return
+        self.best_score = score
+        trainer.save_checkpoint(self.path)
+
+
+class PeriodicCheckpoint(StepCheckpoint):
+    """`<dirpath>/step_<step>.ckpt` every `every_n_steps` optimiser steps, all of them kept; None: never."""
+
+    def __init__(self, dirpath: str, every_n_steps: int | None) -> None:
+        if every_n_steps is not None:
+            _check_steps("callbacks.periodic.every_n_steps", every_n_steps)
+        self.folder = Path(dirpath)
+        self.every_n_steps = every_n_steps
+
+    @property
+    def state_key(self) -> str:
+        return type(self).__qualname__
+
+    def between_steps(self, trainer: pl.Trainer) -> None:
+        if self.every_n_steps is not None and trainer.global_step % self.every_n_steps == 0:
+            trainer.save_checkpoint(self.folder / f"step_{trainer.global_step:08d}.ckpt")
+
+
+def _check_steps(name: str, value: object) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise UserError(f"{name}={value} is not allowed: it must be a whole number, 1 or more.")

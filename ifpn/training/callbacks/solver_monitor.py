@@ -24,6 +24,12 @@ class SolverMonitor(Callback):
         self.traces: dict[str, Tensor] = {}
         self.summary: dict[str, float] = {}
 
+    def state_dict(self) -> dict[str, Any]:
+        return {"traces": self.traces, "summary": self.summary}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.traces, self.summary = dict(state_dict["traces"]), dict(state_dict["summary"])
+
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:

@@ -1,0 +1,93 @@
+"""A run that is killed and resumed leaves what the uninterrupted run leaves: same weights, same metrics."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+
+import pytest
+
+from ifpn.training.checkpoint import read_checkpoint
+from tests.training.harness import STEPS, TWO_RANKS, Kill, configuration, tensors_hash, train_in_processes
+
+pytestmark = pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork:DeprecationWarning")
+
+# (where, after how many optimiser steps): one run is killed at all of these, one after the other.
+KILLS = [
+    ("start", 1),  # before the first checkpoint
+    ("gradient", 3),  # between two checkpoints
+    ("validation", 5),  # the end of the first epoch
+    ("write", 6),  # a checkpoint written but not yet in its place
+    ("start", 6),
+    ("validation", 10),  # the last validation
+    ("end", 10),  # nothing but the report left to do
+]
+
+
+def uninterrupted(data: Path, folder: Path, ranks: int, *overrides: str) -> Path:
+    assert train_in_processes(configuration(data, folder, *overrides), ranks=ranks) == [0] * ranks
+    return folder
+
+
+def killed_and_resumed(data: Path, folder: Path, ranks: int, kills: list[tuple[str, int]], *overrides: str) -> Path:
+    for number, (point, step) in enumerate(kills):
+        resume = ["ckpt=last"] if number else []
+        cfg = configuration(data, folder, *overrides, *resume)
+        codes = train_in_processes(cfg, Kill(point, step), ranks=ranks)
+        assert -9 in codes, (point, step, codes, Path(f"{folder}.rank0.log").read_text())
+    cfg = configuration(data, folder, *overrides, "ckpt=last")
+    codes = train_in_processes(cfg, ranks=ranks)
+    assert codes == [0] * ranks, Path(f"{folder}.rank0.log").read_text()
+    return folder
+
+
+def assert_same(first: Path, second: Path) -> None:
+    assert tensors_hash(second / "last.ckpt") == tensors_hash(first / "last.ckpt")
+    assert tensors_hash(second / "best.ckpt") == tensors_hash(first / "best.ckpt")
+    assert (second / "metrics.csv").read_text() == (first / "metrics.csv").read_text()
+
+
+@pytest.fixture(scope="module")
+def whole(small_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return uninterrupted(small_data, tmp_path_factory.mktemp("run") / "whole", 1)
+
+
+def test_killed_anywhere_and_resumed_is_bit_identical(whole: Path, small_data: Path, tmp_path: Path) -> None:
+    assert_same(whole, killed_and_resumed(small_data, tmp_path / "killed", 1, KILLS))
+
+
+def test_every_step_and_every_validation_has_one_row(whole: Path) -> None:
+    with open(whole / "metrics.csv") as file:
+        rows = list(csv.DictReader(file))
+    assert [int(r["step"]) for r in rows if r["train/loss"]] == list(range(STEPS))
+    assert [int(r["step"]) for r in rows if r["val/AP"]] == [4, 9]
+    assert [int(r["epoch"]) for r in rows if r["train/loss"]] == [0] * 5 + [1] * 5
+
+
+def test_loader_workers_change_nothing_killed_or_not(whole: Path, small_data: Path, tmp_path: Path) -> None:
+    assert_same(
+        whole, killed_and_resumed(small_data, tmp_path / "killed", 1, [("gradient", 4), ("start", 7)], "data.workers=2")
+    )
+
+
+def test_two_processes(small_data: Path, tmp_path: Path) -> None:
+    """Both ranks are killed at once, as by a power cut; in the second life one epoch is left."""
+    first = uninterrupted(small_data, tmp_path / "whole", 2, *TWO_RANKS)
+    second = killed_and_resumed(small_data, tmp_path / "killed", 2, [("gradient", 3), ("validation", 5)], *TWO_RANKS)
+    assert_same(first, second)
+
+
+def test_the_average_of_the_weights_resumes_too_and_is_what_is_saved(small_data: Path, tmp_path: Path) -> None:
+    more = ("callbacks=ema", "callbacks.ema.decay=0.5", "callbacks.last.every_n_steps=3", "schedule.val_every=2")
+    first = uninterrupted(small_data, tmp_path / "whole", 1, *more)
+    second = killed_and_resumed(small_data, tmp_path / "killed", 1, [("gradient", 4), ("start", 8)], *more)
+    assert_same(first, second)
+    saved = read_checkpoint(first / "last.ckpt")
+    assert any(not saved["state_dict"][n].equal(w) for n, w in saved["training_weights"].items())
+
+
+def test_accumulated_gradients(small_data: Path, tmp_path: Path) -> None:
+    more = ("trainer.accumulate_grad_batches=2", "callbacks.last.every_n_steps=1")
+    first = uninterrupted(small_data, tmp_path / "whole", 1, *more)
+    second = killed_and_resumed(small_data, tmp_path / "killed", 1, [("gradient", 1), ("gradient", 4)], *more)
+    assert_same(first, second)

@@ -1,0 +1,145 @@
+"""Disks that are full or read-only, damaged files, and files made to run code."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from omegaconf import OmegaConf
+
+from ifpn.backbones import weights as backbone_weights
+from ifpn.config.errors import ConfigError
+from ifpn.errors import UserError
+from ifpn.inference import load
+from ifpn.training.checkpoint import FORMAT, SafeCheckpointIO, WriteError, read_checkpoint
+from ifpn.training.export import export, read_export
+from ifpn.training.run import resume_path
+from tests.training.harness import STEPS, Call, configuration, tensors_hash, train_here
+
+
+@pytest.fixture
+def tiny_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 400 KiB."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=400k", "tmpfs", str(folder)], capture_output=True)
+    if mounted.returncode != 0:
+        pytest.skip(f"may not mount a file system: {mounted.stderr.decode().strip()}")
+    yield folder
+    subprocess.run(["umount", str(folder)], check=True)
+
+
+def checkpoint(numbers: int) -> dict[str, Any]:
+    return {"state_dict": {"w": torch.zeros(numbers)}, "ifpn": {"format": FORMAT}, "global_step": numbers}
+
+
+def test_a_really_full_disk_leaves_the_old_checkpoint(tiny_disk: Path) -> None:
+    path = tiny_disk / "last.ckpt"
+    SafeCheckpointIO().save_checkpoint(checkpoint(100), path)
+    with pytest.raises(WriteError, match=r"No space left.*intact: free some space, then continue with ckpt=last"):
+        SafeCheckpointIO().save_checkpoint(checkpoint(150_000), path)
+    assert read_checkpoint(path)["global_step"] == 100
+    assert [f.name for f in tiny_disk.iterdir()] == ["last.ckpt"]
+
+
+def test_a_training_on_a_full_disk_ends_with_a_sentence_and_goes_on_elsewhere_exactly(
+    tiny_disk: Path, small_data: Path, tmp_path: Path
+) -> None:
+    """Somebody else fills the disk after the first checkpoint; room is made; the run ends as if nothing happened."""
+    train_here(configuration(small_data, tmp_path / "whole"))
+    filler = tiny_disk / "filler"
+
+    def fill(*_: object) -> None:
+        with pytest.raises(OSError, match="No space"):
+            filler.write_bytes(bytes(500_000))
+
+    with pytest.raises(WriteError, match="No space left"):
+        train_here(configuration(small_data, tiny_disk), Call(3, fill))
+    filler.unlink()
+    train_here(configuration(small_data, tiny_disk, "ckpt=last"))
+    assert read_checkpoint(tiny_disk / "last.ckpt")["global_step"] == STEPS
+    whole = read_checkpoint(tmp_path / "whole" / "last.ckpt")["state_dict"]
+    resumed = read_checkpoint(tiny_disk / "last.ckpt")["state_dict"]
+    assert all(torch.equal(whole[name], resumed[name]) for name in whole)
+    assert (tiny_disk / "metrics.csv").read_text() == (tmp_path / "whole" / "metrics.csv").read_text()
+
+
+def test_a_folder_that_cannot_be_written_is_refused_before_training(small_data: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(WriteError, match="could not be written"):
+        train_here(configuration(small_data, tmp_path / "file" / "run"))
+
+
+def test_a_truncated_newest_checkpoint_is_passed_over(small_data: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    train_here(configuration(small_data, folder, "callbacks.periodic.every_n_steps=4"))
+    hashes = tensors_hash(folder / "last.ckpt")
+    for name in ("last.ckpt", "best.ckpt"):
+        data = (folder / name).read_bytes()
+        (folder / name).write_bytes(data[: len(data) // 2])
+    assert resume_path(OmegaConf.create({"ckpt": "last", "run_dir": str(folder)})) == folder / "step_00000008.ckpt"
+    train_here(configuration(small_data, folder, "ckpt=last"))
+    assert tensors_hash(folder / "last.ckpt") == hashes
+
+
+class Malicious:
+    def __init__(self, marker: Path) -> None:
+        self.marker = marker
+
+    def __reduce__(self) -> Any:
+        return (os.system, (f"touch {self.marker}",))
+
+
+@pytest.fixture
+def evil(tmp_path: Path) -> Path:
+    path = tmp_path / "evil.ckpt"
+    torch.save({**checkpoint(3), "extra": Malicious(tmp_path / "ran")}, path)
+    return path
+
+
+def test_no_door_runs_code_from_a_file(evil: Path, small_data: Path, tmp_path: Path) -> None:
+    """Resume by name, resume of a folder, prediction and evaluation, backbone weights, export."""
+    with pytest.raises(ConfigError, match="could run code"):
+        train_here(configuration(small_data, tmp_path / "run", f"ckpt={evil}"))
+    with pytest.raises(ConfigError, match="no readable checkpoint"):
+        train_here(configuration(small_data, evil.parent, "ckpt=last"))
+    with pytest.raises(ConfigError, match="could run code"):
+        load(evil)
+    with pytest.raises((UserError, ValueError)):
+        backbone_weights.read_state(str(evil))
+    (tmp_path / "export").mkdir()
+    (tmp_path / "export" / "config.json").write_text("{}")
+    (tmp_path / "export" / "model.safetensors").write_bytes(pickle.dumps(Malicious(tmp_path / "ran")))
+    with pytest.raises(ConfigError, match="is damaged"):
+        load(tmp_path / "export")
+    assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize("target", ["os.system", "torch.hub.load", "ifpn.training.run.logging.os.system"])
+def test_a_checkpoint_that_names_a_forbidden_class_is_not_built(target: str, tmp_path: Path) -> None:
+    config = {"backbone": {"_target_": target, "weights": "none"}}
+    facts = {"format": FORMAT, "config": config, "class_names": ["a"], "category_ids": [1]}
+    SafeCheckpointIO().save_checkpoint({"state_dict": {}, "ifpn": facts}, tmp_path / "a.ckpt")
+    with pytest.raises(ConfigError, match="is not allowed"):
+        load(tmp_path / "a.ckpt")
+
+
+def test_an_export_holds_the_weights_and_is_refused_when_damaged(tmp_path: Path) -> None:
+    facts = {"format": FORMAT, "config": {}, "class_names": ["a"], "category_ids": [1], "batches_seen": 5}
+    shared = torch.arange(6.0)
+    weights = {"detector.a": shared, "detector.b": shared[::2], "other": shared}
+    export({"state_dict": weights, "ifpn": facts}, tmp_path / "export")
+    back = read_export(tmp_path / "export" / "model.safetensors")
+    assert set(back["state_dict"]) == {"detector.a", "detector.b"}
+    assert torch.equal(back["state_dict"]["detector.b"], shared[::2])
+    assert "batches_seen" not in back["ifpn"]
+    data = (tmp_path / "export" / "model.safetensors").read_bytes()
+    (tmp_path / "export" / "model.safetensors").write_bytes(data[:-4])
+    with pytest.raises(ConfigError, match="is damaged"):
+        read_export(tmp_path / "export")
