@@ -146,7 +146,7 @@ from ifpn.reports import draw_detections
 detector = ifpn.load(f"{RUN}/best.ckpt", device="cpu")
 root = Path(json.loads(Path(f"{RUN}/result.json").read_text())["config"]["data"]["root"])
 photo = decode_image(min(p for p in root.rglob("*") if p.suffix in (".png", ".jpg")))
-draw_detections(photo, detector(photo), detector.class_names, score_threshold=0.1)""",
+draw_detections(photo, detector(photo), detector.class_names, score_threshold=0.3)""",
 ]
 
 INSPECT = [

@@ -1,8 +1,7 @@
 """The figures of the built-in data set, as antialiased masks.
 
 Two classes are simple (disc, triangle). Six form three pairs that differ only in parts far from
-each other: a ring whose gap is above or below, a frame whose two opposite corner marks have one colour or
-            two, and
+each other: a ring whose gap is above or below, a frame whose two opposite corner marks have one colour or two, and
 a dumbbell whose ends are equal or not. No class changes under a left-right mirror, so that the flip of
 the training recipe keeps every label true (a gap on the left or right would not allow that).
 

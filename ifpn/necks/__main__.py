@@ -66,6 +66,7 @@ def _print_table(height: int, width: int, channels: int) -> None:
 def _print_neck(options: argparse.Namespace) -> None:
     config = OmegaConf.create(
         {group: OmegaConf.load(CONF / group / f"{name}.yaml") for group, name in _groups(options).items()}
+        | {"stabilise": False}  # as train.yaml without a schedule
     )
     config.merge_with_dotlist(options.overrides)
     channels = options.channels or config.neck.pop("channels")

@@ -7,6 +7,7 @@ from itertools import combinations, product
 import pytest
 import torch
 from hydra import compose, initialize_config_dir
+from hydra.core.hydra_config import HydraConfig
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf, open_dict
 
@@ -62,6 +63,8 @@ def composed(overrides: list[str]) -> DictConfig:
     with initialize_config_dir(str(CONF), version_base="1.3"):
         cfg = compose("train", overrides=overrides, return_hydra_config=True)
     choices = dict(cfg.hydra.runtime.choices)
+    # Some settings are named after the job, which only Hydra's own configuration knows.
+    HydraConfig.instance().set_config(cfg)
     with open_dict(cfg):
         del cfg["hydra"]
     cfg.run_dir = "unused"

@@ -97,9 +97,9 @@ def test_gradients_of_two_processes_are_those_of_one(name: str, case: str, found
     alone, shared = found[1][name, case], found[2][name, case]
     assert alone.keys() == shared.keys()
     largest = max(float(g.abs().max()) for g in alone.values())
-    assert largest > 1e-3
+    assert largest > 0
     for key, gradient in alone.items():
         assert gradient is not None, key
         assert gradient.dtype == torch.float64
-        # Sums in another order, and a solve of few steps that hands rounding on: 1e-10 of the largest gradient.
-        assert float((shared[key] - gradient).abs().max()) <= 1e-10 * max(largest, 1.0), key
+        # Sums in another order, and a solve that hands rounding on: 1e-10 of the largest gradient of all.
+        assert float((shared[key] - gradient).abs().max()) <= 1e-10 * largest, key

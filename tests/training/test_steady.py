@@ -21,7 +21,7 @@ def column(folder: Path, name: str) -> list[float]:
 
 
 class Census(Call):
-    """Open files, live tensors and processes' children after given numbers of steps."""
+    """Open files and live tensors after given numbers of steps."""
 
     def __init__(self, *steps: int) -> None:
         self.steps = steps
@@ -36,16 +36,16 @@ class Census(Call):
 
 @pytest.mark.filterwarnings("ignore")  # gc.get_objects touches lazily deprecated attributes of other libraries
 def test_three_hundred_steps_leave_nothing_behind(small_data: Path, tmp_path: Path) -> None:
-    census = Census(101, 301)
+    census = Census(161, 311)
     cfg = configuration(
-        small_data, tmp_path / "run", "schedule.max_epochs=null", "schedule.max_steps=302", "schedule.val_every=150",
+        small_data, tmp_path / "run", "schedule.max_epochs=null", "schedule.max_steps=312", "schedule.val_every=150",
         "callbacks=ema", "callbacks.nonfinite.policy=skip", "callbacks.last.every_n_steps=100",
     )  # fmt: skip
     train_here(cfg, census)
     (files, tensors), (files_later, tensors_later) = census.counts
     assert files_later <= files
-    # A validation lies in between; its numbers may be held by the logger once, not once per step.
-    assert tensors_later <= tensors + 20
+    # Both are eleven steps after a validation, whose numbers are held until the next one.
+    assert tensors_later <= tensors + 5
 
 
 def test_bf16_and_fp32_losses_agree(small_data: Path, tmp_path: Path) -> None:
@@ -69,6 +69,7 @@ def test_the_learning_rate_of_every_step_is_the_recipes(small_data: Path, tmp_pa
     train_here(cfg)
     recipe = instantiate(cfg.schedule)
     expected = [0.01 * recipe.curve.factor(step, 10) for step in range(10)]
-    (name,) = [n for n in open(tmp_path / "run" / "metrics.csv").readline().strip().split(",") if n.endswith("pg1")]
+    with open(tmp_path / "run" / "metrics.csv") as file:
+        (name,) = [n for n in csv.DictReader(file).fieldnames or [] if n.endswith("pg1")]
     # 1e-6: the logger stores float32.
     assert column(tmp_path / "run", name) == pytest.approx(expected, rel=1e-6)
