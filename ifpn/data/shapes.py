@@ -143,7 +143,7 @@ def _draw_split(images: Path, split: str, first: int, count: int, seed: int) -> 
 class Shapes:
     """The built-in data set with these numbers of images: calling it makes sure that a folder holds it."""
 
-    num_train: int = 320
+    num_train: int = 224
     num_val: int = 80
     seed: int = 0
 

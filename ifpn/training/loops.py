@@ -38,7 +38,7 @@ class EpochLoop(_TrainingEpochLoop):
         super().on_advance_end(data_fetcher)
         if self._should_accumulate():
             return
-        for callback in self.trainer.callbacks:  # type: ignore[attr-defined]
+        for callback in self.trainer.callbacks:
             if isinstance(callback, StepCheckpoint):
                 callback.between_steps(self.trainer)
         module = cast(DetectionModule, self.trainer.lightning_module)

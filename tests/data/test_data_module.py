@@ -49,7 +49,7 @@ def test_built_in_data_is_drawn_on_first_use_and_read_like_any_folder(tmp_path: 
     node = config("shapes", f"data.root={root}", "data.generate.num_train=6", "data.generate.num_val=3")
     data = instantiate(node.data)
     assert not root.exists()
-    assert data.num_classes == len(data.class_names) == 10  # asked before any Trainer exists
+    assert data.num_classes == len(data.class_names) == 8  # asked before any Trainer exists
     data.setup("fit")
     assert (len(data.train_dataset), len(data.val_dataset)) == (6, 3)
     assert data.val_annotation_file == root / "annotations/instances_val.json"

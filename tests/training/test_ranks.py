@@ -91,7 +91,7 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> dict[int, Any]:
     return {n: torch.load(folder / f"{n}.pt") for n in (1, 2)}
 
 
-@pytest.mark.parametrize("case", BATCHES)
+@pytest.mark.parametrize("case", ["boxes everywhere", "the second process has none"])
 @pytest.mark.parametrize("name", NAMES)
 def test_gradients_of_two_processes_are_those_of_one(name: str, case: str, found: dict[int, Any]) -> None:
     alone, shared = found[1][name, case], found[2][name, case]
@@ -99,7 +99,16 @@ def test_gradients_of_two_processes_are_those_of_one(name: str, case: str, found
     largest = max(float(g.abs().max()) for g in alone.values())
     assert largest > 0
     for key, gradient in alone.items():
-        assert gradient is not None, key
         assert gradient.dtype == torch.float64
         # Sums in another order, and a solve that hands rounding on: 1e-10 of the largest gradient of all.
         assert float((shared[key] - gradient).abs().max()) <= 1e-10 * largest, key
+
+
+@pytest.mark.parametrize("case", BATCHES)
+@pytest.mark.parametrize("name", NAMES)
+def test_every_parameter_has_a_finite_gradient(name: str, case: str, found: dict[int, Any]) -> None:
+    """Also without a box anywhere. There the two differ: the losses are divided by at least one box per process."""
+    for ranks in (1, 2):
+        for key, gradient in found[ranks][name, case].items():
+            assert gradient is not None, key
+            assert torch.isfinite(gradient).all(), key

@@ -17,6 +17,7 @@ from PIL import Image
 
 from ifpn.training.checkpoint import read_checkpoint
 from tests.conftest import ROOT
+from tests.training.harness import PATIENCE
 
 SMALL = (
     "data.generate.num_train=24",
@@ -42,7 +43,7 @@ def arguments(data: Path, run_dir: Path, *more: str) -> list[str]:
 
 
 def run(command: list[str]) -> subprocess.CompletedProcess[str]:
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=280)
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=280 * PATIENCE)
     assert done.returncode == 0, done.stdout + done.stderr
     return done
 
@@ -98,7 +99,7 @@ def test_a_killed_command_resumes_to_the_same_weights_bit_for_bit(
     folder = tmp_path / "killed"
     command = arguments(data, folder, "data.workers=2", "~callbacks.run_report", "~callbacks.export")
     process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
-    deadline = time.monotonic() + 200
+    deadline = time.monotonic() + 200 * PATIENCE
     while time.monotonic() < deadline and process.poll() is None and not (folder / "last.ckpt").is_file():
         time.sleep(0.02)
     process.send_signal(signal.SIGKILL)
