@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 from datetime import timedelta
 
-from lightning_fabric.plugins.environments import SLURMEnvironment
+from lightning_fabric.plugins.environments.slurm import SLURMEnvironment
 from pytorch_lightning.strategies import DDPStrategy
 
 from ifpn.errors import UserError

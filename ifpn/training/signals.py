@@ -9,7 +9,7 @@ from pathlib import Path
 from types import FrameType
 
 import pytorch_lightning as pl
-from lightning_fabric.plugins.environments import SLURMEnvironment
+from lightning_fabric.plugins.environments.slurm import SLURMEnvironment
 from pytorch_lightning.utilities.exceptions import SIGTERMException
 
 # What a shell reports for a process ended by SIGTERM: the run is not finished.

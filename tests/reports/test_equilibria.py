@@ -22,7 +22,7 @@ from ifpn.reports.equilibrium_figures import draw_evaluations, draw_gradients, d
 from ifpn.reports.probe import body_of, equilibrium_of, inside_the_solve, level_names, neck_name
 
 
-def make(*overrides: str, data: Path | None = None) -> Predictor:
+def make(*overrides: str, classes: int = 3) -> Predictor:
     """A detector with random weights on 64 px."""
     small = (
         "experiment=paper",
@@ -32,15 +32,15 @@ def make(*overrides: str, data: Path | None = None) -> Predictor:
         "backbone=efficientnet_lite0",
     )
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        cfg = compose("train", overrides=[*small, *overrides, f"data.root={data}"])
+        cfg = compose("train", overrides=[*small, *overrides])
     OmegaConf.set_struct(cfg, False)
     for key in ("run_dir", "logger", "callbacks"):
         cfg.pop(key)
     resolved = OmegaConf.create(OmegaConf.to_container(cfg, resolve=True))
     torch.manual_seed(0)
-    names = [f"class {i}" for i in range(10)]
+    names = [f"class {i}" for i in range(classes)]
     config = OmegaConf.to_container(resolved)
-    return Predictor(build_detector(resolved, 10), names, list(range(10)), config, torch.device("cpu"))  # type: ignore[arg-type]
+    return Predictor(build_detector(resolved, classes), names, list(range(classes)), config, torch.device("cpu"))  # type: ignore[arg-type]
 
 
 @pytest.fixture(scope="module")
@@ -80,7 +80,8 @@ def test_more_evaluations_leave_a_smaller_residual_on_every_image(implicit: Pred
     data = instantiate(OmegaConf.create(data_config))
     data.prepare_data()
     data.setup("validate")
-    named = Predictor(implicit.detector, data.class_names, data.category_ids, implicit.config, implicit.device)
+    named = make(classes=data.num_classes)
+    named.class_names = list(data.class_names)
     before = equilibrium_of(named)
     found = ap_by_evaluations(named, data, [1, 4, 12], None)
     assert [len(one.residual) for one in found] == [4, 4, 4]
