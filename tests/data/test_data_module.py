@@ -55,7 +55,7 @@ def test_built_in_data_is_drawn_on_first_use_and_read_like_any_folder(tmp_path: 
     assert data.val_annotation_file == root / "annotations/instances_val.json"
     plain = instantiate(config("coco", f"data.root={root}").data)
     assert plain.class_names == data.class_names
-    assert str(data) == f"{root} (train 6 images, val 3 images, 10 classes)"
+    assert str(data) == f"{root} (train 6 images, val 3 images, 8 classes)"
 
 
 def test_root_is_mandatory_for_coco() -> None:
