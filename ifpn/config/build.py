@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def build_detector(cfg: DictConfig, num_classes: int) -> nn.Module:
-    """backbone -> neck -> detector, from the groups of a resolved configuration.
+    """backbone -> neck -> detector, from the groups of a configuration.
 
     The sizes that rooms need of each other (channels of the backbone, number of classes of the data) are passed here,
     so that no part of the configuration repeats another.
@@ -22,6 +22,8 @@ def build_detector(cfg: DictConfig, num_classes: int) -> nn.Module:
 
     from ifpn.detectors import Body
 
+    # Parts are instantiated by themselves below, where `${solver}` would no longer find its sibling.
+    cfg = OmegaConf.create(OmegaConf.to_container(cfg, resolve=True))  # type: ignore[assignment]
     detector, in_levels, extra_levels = _without(cfg.detector, "in_levels", "extra_levels")
     neck, channels = _without(cfg.neck, "channels")
     backbone = instantiate(cfg.backbone)
