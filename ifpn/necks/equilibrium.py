@@ -1,6 +1,7 @@
 """What the two implicit necks share: P* = f(P*; B), found by a solver, differentiated by its rule."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Protocol
 
 import torch
@@ -11,7 +12,7 @@ from ifpn.necks.neck import ExtraLevelsFrom, Neck, check_halving
 from ifpn.necks.once import once_per_solve
 from ifpn.necks.projection import NormLayer, Projection
 from ifpn.necks.state import Layout
-from ifpn.solvers import Equilibrium, Stats, Unroll, jacobian_penalty
+from ifpn.solvers import Equilibrium, Stats, Unroll, jacobian_penalty, spectral_radius
 
 Levels = list[Tensor]
 
@@ -74,14 +75,48 @@ class EquilibriumNeck(Neck):
             self.stats = None
             return b
         layout = Layout.of(b)
-        p0 = layout.zeros(b[0])
-
-        def f(p: Tensor) -> Tensor:
-            return layout.flatten(self.iterate(layout.views(p), b), p.dtype)
-
+        f = self._on_states(layout, b)
         with once_per_solve(self.g):
-            p, self.stats = self.solver(f, p0, training=self.training)
+            p, self.stats = self.solver(f, layout.zeros(b[0]), training=self.training)
             if self.training and self.jacobian_weight > 0 and torch.is_grad_enabled():
                 z = p.detach().requires_grad_()
                 self.auxiliary_losses["jacobian"] = self.jacobian_weight * jacobian_penalty(f(z), z)
         return [level.contiguous() for level in layout.views(p)]
+
+    def spectral_radius(self, x: Mapping[str, Tensor], iters: int = 25) -> Tensor:
+        """Spectral radius of df/dP at P*, per image: (N,) float64. Above 1 there is nothing to converge to.
+
+        Of the network as evaluation uses it: no dropout, BatchNorm by its running statistics. Leaves nothing
+        behind: no gradient, no statistics, no random numbers drawn, ``stats`` and the mode as they were.
+
+        Args:
+            x: what ``forward`` takes.
+            iters: vector-Jacobian products (:func:`ifpn.solvers.spectral_radius`), on top of a solve with the
+                evaluation budget and one evaluation.
+        """
+        with _in_evaluation(self), torch.no_grad(), once_per_solve(self.g):
+            b: Levels = self.projection(list(x.values()))
+            layout = Layout.of(b)
+            f = self._on_states(layout, b)
+            p, _ = self.solver(f, layout.zeros(b[0]), training=False)
+            return spectral_radius(f, p, iters)
+
+    def _on_states(self, layout: Layout, b: Levels) -> Callable[[Tensor], Tensor]:
+        """:meth:`iterate` on flat states (N, D)."""
+
+        def f(p: Tensor) -> Tensor:
+            return layout.flatten(self.iterate(layout.views(p), b), p.dtype)
+
+        return f
+
+
+@contextmanager
+def _in_evaluation(module: nn.Module) -> Iterator[None]:
+    """Evaluation mode inside the block; after it every part has its own mode back."""
+    modes = [(part, part.training) for part in module.modules()]
+    module.eval()
+    try:
+        yield
+    finally:
+        for part, training in modes:
+            part.training = training

@@ -95,4 +95,5 @@ def test_every_rule_speaks_of_a_setting_that_exists() -> None:
     unused = [path for path in RULES if all(OmegaConf.select(c, path, default=absent) is absent for c in configs)]
     # These belong to objects a user may put into the solver group on the command line.
     optional = {"solver.backward.steps", "solver.backward.tau", "solver.forward.tau"}
+    optional |= {"solver.backward.solver.m", "solver.backward.solver.beta"}
     assert set(unused) <= optional

@@ -2,49 +2,143 @@
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Mapping
 from typing import Any
 
 import pytorch_lightning as pl
 from pytorch_lightning.callbacks import Callback
 from torch import Tensor, nn
 
-from ifpn.solvers import Solution, Stats, Status
+from ifpn.errors import UserError
+from ifpn.necks.equilibrium import EquilibriumNeck
+from ifpn.solvers import Solution, Stats, Status, Unroll
+
+log = logging.getLogger(__name__)
+
+# Relative residual below which a fixed point counts as found: what the DEQ papers call good convergence.
+CONVERGED = 0.05
 
 
 class SolverMonitor(Callback):
     """Logs `solver/*` every `trainer.log_every_n_steps` steps, and only then waits for the device.
 
-    Of the samples of the batch at hand: `forward_residual` and `backward_residual` (the median of
-    ||f(z) - z|| / ||f(z)|| at the returned state), their `_max`, the evaluations used, and the shares that converged or
-    met a non-finite value. After a validation: `solver/test_residual` of its last batch.
-    `traces` keeps the last logged residual per evaluation.
+    Of the samples of the batch at hand, on the first rank: `forward_residual` and `backward_residual` (the median of
+    ||f(z) - z|| / ||f(z)|| at the returned state), their `_max`, the evaluations used, and the shares that did not
+    converge (residual above 0.05, or none) or met a non-finite value. After a validation: `solver/test_residual` of
+    its last batch. `traces` keeps the last logged residual per evaluation.
+
+    Warns once in a run when training has left the regime in which G contracts.
+
+    Args:
+        spectral_every: log `solver/spectral_radius`, the median over the batch, every so many steps; null: never. A
+            measurement costs about 35 evaluations of G and changes nothing in the training.
+        spectral_products: vector-Jacobian products of a measurement.
+        residual_limit: the warning comes when `forward_residual` was above this ...
+        patience: ... so many logged times in a row, or as soon as a measured spectral radius is above 1.
     """
 
-    def __init__(self) -> None:
+    def __init__(
+        self, spectral_every: int | None, spectral_products: int, residual_limit: float, patience: int
+    ) -> None:
+        for name, value in (
+            ("spectral_every", spectral_every),
+            ("spectral_products", spectral_products),
+            ("patience", patience),
+        ):
+            if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
+                raise UserError(
+                    f"callbacks.solver_monitor.{name}={value} is not allowed: it must be a whole number, 1 or more."
+                )
+        self.spectral_every = spectral_every
+        self.spectral_products = spectral_products
+        self.residual_limit = residual_limit
+        self.patience = patience
         self.traces: dict[str, Tensor] = {}
         self.summary: dict[str, float] = {}
+        self.above = 0  # logged residuals above the limit, the last ones in a row
+        self.warned = False
+        self._features: list[Mapping[str, Tensor]] = []  # of the batch at hand, if it is to be measured
+        self._measured_at = 0
 
     def state_dict(self) -> dict[str, Any]:
-        return {"traces": self.traces, "summary": self.summary}
+        return {"traces": self.traces, "summary": self.summary, "above": self.above, "warned": self.warned}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.traces, self.summary = dict(state_dict["traces"]), dict(state_dict["summary"])
+        self.above, self.warned = int(state_dict.get("above", 0)), bool(state_dict.get("warned", False))
+
+    def on_train_batch_start(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        # The step that this batch belongs to will be number global_step + 1. Every rank measures in the same steps.
+        step = trainer.global_step + 1
+        neck = equilibrium_neck(pl_module)
+        if neck is None or not self.spectral_every or step % self.spectral_every or step == self._measured_at:
+            return
+        self._measured_at = step
+
+        def keep(module: nn.Module, arguments: tuple[Mapping[str, Tensor]]) -> None:
+            self._features.append({name: level.detach() for name, level in arguments[0].items()})
+            handle.remove()
+
+        handle = neck.register_forward_pre_hook(keep)
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         # Also on the first step: a run too short to log would otherwise have nothing to tell.
         every: int = trainer.log_every_n_steps  # type: ignore[attr-defined]  # set by a connector of the Trainer
-        if trainer.global_step % every and self.traces:
-            return
         stats = solver_stats(pl_module)
-        if stats is None:
-            return
+        if stats is not None and (trainer.global_step % every == 0 or not self.traces):
+            self._log_solves(stats, pl_module)
+            if not isinstance(getattr(equilibrium_neck(pl_module), "solver", None), Unroll):
+                self._judge_residual(trainer)
+        if self._features:
+            self._log_spectral_radius(trainer, pl_module)
+
+    def _log_solves(self, stats: Stats, pl_module: pl.LightningModule) -> None:
         for side, solution in (("forward", stats.forward), ("backward", stats.backward)):
             if solution is not None:
                 self.traces[side] = solution.trace.detach().float().cpu()
                 self.summary |= describe(side, solution)
-        pl_module.log_dict({f"solver/{name}": value for name, value in self.summary.items()})
+        found = {name: value for name, value in self.summary.items() if name != "spectral_radius"}
+        pl_module.log_dict({f"solver/{name}": value for name, value in found.items()})
+
+    def _judge_residual(self, trainer: pl.Trainer) -> None:
+        residual = self.summary["forward_residual"]
+        self.above = 0 if residual <= self.residual_limit else self.above + 1
+        if self.above >= self.patience:
+            self._warn(
+                trainer,
+                f"the fixed point is not found: at the last {self.above} readings the residual of the median image "
+                f"was above {self.residual_limit:g}, now {residual:.2g}",
+            )
+
+    def _log_spectral_radius(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        features = self._features.pop()
+        neck = equilibrium_neck(pl_module)
+        assert neck is not None
+        with trainer.precision_plugin.forward_context():
+            radius = float(neck.spectral_radius(features, self.spectral_products).median())
+        self.summary["spectral_radius"] = radius
+        # Not `log`: that would repeat the value in every row until the epoch ends. Rows are numbered from 0.
+        for logger in trainer.loggers:
+            logger.log_metrics({"solver/spectral_radius": radius}, step=self._measured_at - 1)
+        if radius > 1 and not isinstance(neck.solver, Unroll):
+            self._warn(trainer, f"G does not contract: its spectral radius at the fixed point is {radius:.2f}")
+
+    def _warn(self, trainer: pl.Trainer, what: str) -> None:
+        """Once in a run, a resumed one included; the first rank speaks for all."""
+        if not self.warned and trainer.is_global_zero:
+            log.warning(
+                f"step {trainer.global_step}: {what}. Training has left the regime in which the equation "
+                "P = G(P + B) can be solved, and the gradient is inexact. What helps, the strongest first: "
+                "neck.output_norm=true, if it is off; neck.jacobian_penalty=0.5 or more; a lower "
+                "schedule.optimizer.lr; if the residual still falls at the last evaluations (convergence.png), more "
+                "solver.train_evals. More in docs/solver.md, 'When it does not converge'."
+            )
+        self.warned = True
 
     def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         stats = solver_stats(pl_module)
@@ -61,6 +155,11 @@ def solver_stats(module: nn.Module) -> Stats | None:
     return None
 
 
+def equilibrium_neck(module: nn.Module) -> EquilibriumNeck | None:
+    """The implicit neck inside `module`; None if there is none."""
+    return next((part for part in module.modules() if isinstance(part, EquilibriumNeck)), None)
+
+
 def describe(side: str, solution: Solution) -> dict[str, float]:
     """Plain numbers of one solve; this is where the host waits for the device."""
     residual, status = solution.residual.detach().float().cpu(), solution.status.detach().cpu()
@@ -68,6 +167,6 @@ def describe(side: str, solution: Solution) -> dict[str, float]:
         f"{side}_residual": float(residual.median()),
         f"{side}_residual_max": float(residual.max()),
         f"{side}_evals": float(solution.evals),
-        f"{side}_converged": float((status == Status.CONVERGED).float().mean()),
+        f"{side}_unconverged": float((~(residual <= CONVERGED)).float().mean()),
         f"{side}_nonfinite": float((status == Status.NONFINITE).float().mean()),
     }
