@@ -7,7 +7,7 @@ from ifpn.config.command import command
 
 @command(config_name="predict")
 def main(cfg: DictConfig) -> None:
-    from ifpn.inference.commands import predict
+    from ifpn.inference.predict import predict
 
     predict(cfg)
 

@@ -1,6 +1,6 @@
 """COCO-format folders in, (image, target) out; the built-in data set; samplers; checks of a data set."""
 
-from ifpn.data.annotations import Categories, CocoAnnotations, load_annotations
+from ifpn.data.annotations import Categories, ClassMismatch, CocoAnnotations, load_annotations
 from ifpn.data.augment import Augment
 from ifpn.data.dataset import CocoDataset, ImageFolder, Reading, collate
 from ifpn.data.decode import BadImage, decode_image
@@ -13,6 +13,7 @@ __all__ = [
     "Augment",
     "BadImage",
     "Categories",
+    "ClassMismatch",
     "CocoAnnotations",
     "CocoDataset",
     "DataError",

@@ -18,6 +18,10 @@ Doubles = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
 
+class ClassMismatch(DataError):
+    """A file names classes that were not expected; the message says which."""
+
+
 @dataclass(frozen=True)
 class Categories:
     """Official ids in increasing order and their names: class k of the network is `ids[k]`, `names[k]`."""
@@ -75,8 +79,7 @@ class CocoAnnotations:
     def to_coco(self) -> dict[str, list[dict[str, Any]]]:
         """The ground truth as pycocotools reads it, official ids, crowd regions included, boxes as written.
 
-        Left out are only entries that no evaluation can use: malformed, of unknown image or category,
-                                                              duplicate,
+        Left out are only entries that no evaluation can use: malformed, of unknown image or category, duplicate,
         not finite, of negative size. Tiny boxes and boxes over the edge stay, as in COCO's own evaluation.
         """
         owner = np.repeat(np.arange(len(self)), np.diff(self.start))
@@ -184,7 +187,7 @@ def _agree(own: Categories, training: Categories, path: Path) -> Categories:
     for number, name in zip(own.ids, own.names, strict=True):
         if names.get(number) != name:
             there = f"there {number} is {names[number]!r}" if number in names else f"there is no id {number} there"
-            raise DataError(
+            raise ClassMismatch(
                 f"{path}: category {number} {name!r} does not agree with the training file ({there}). "
                 "Both files must name the same classes with the same ids"
             )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -140,18 +141,22 @@ class CocoDataset(Dataset[Item]):
 
 
 class ImageFolder(Dataset[tuple[Path, Tensor]]):
-    """One image file, or a folder's image files in the order of their names, of any size, upright.
+    """One image file, or the image files of a folder and of the folders in it, by name, of any size, upright.
 
     Item = (path, image (3, H, W) uint8 RGB). Raises DataError if there is no image, BadImage on reading an
     unreadable one.
+
+    Args:
+        source: the file or folder.
+        leave_out: a folder below `source` whose files are not taken, e.g. the one that results go to.
     """
 
-    def __init__(self, source: str | Path, *, max_pixels: int = MAX_PIXELS) -> None:
+    def __init__(
+        self, source: str | Path, *, leave_out: str | Path | None = None, max_pixels: int = MAX_PIXELS
+    ) -> None:
         path = Path(source).expanduser()
-        if path.is_dir():
-            self.files = sorted(f for f in path.iterdir() if f.suffix.lower() in SUFFIXES and f.is_file())
-        else:
-            self.files = [path] if path.is_file() else []
+        self.root = path if path.is_dir() else path.parent
+        self.files = _images_below(path, leave_out) if path.is_dir() else [path] if path.is_file() else []
         if not self.files:
             what = "has no image files" if path.is_dir() else "does not exist"
             raise DataError(f"source={source} {what}. Give an image or a folder of images ({', '.join(SUFFIXES)})")
@@ -165,6 +170,17 @@ class ImageFolder(Dataset[tuple[Path, Tensor]]):
         """Image number `index`."""
         path = self.files[index]
         return path, decode_image(path, max_pixels=self.max_pixels)
+
+
+def _images_below(root: Path, leave_out: str | Path | None) -> list[Path]:
+    unwanted = None if leave_out is None else Path(leave_out).resolve()
+    found: list[Path] = []
+    for folder, inner, names in os.walk(root):  # does not follow links to folders, which may lead round in a circle
+        inner[:] = [name for name in inner if Path(folder, name).resolve() != unwanted]
+        files = (Path(folder, name) for name in names if Path(name).suffix.lower() in SUFFIXES)
+        # a link that leads nowhere is listed, so that reading it says so; pipes and devices are not
+        found += [file for file in files if file.is_file() or file.is_symlink()]
+    return sorted(found)
 
 
 def collate(batch: Sequence[Item]) -> tuple[list[Tensor], list[Target]]:

@@ -16,13 +16,15 @@ The rules
 
 from __future__ import annotations
 
+import os
+import stat
 import warnings
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
 from ifpn.errors import UserError
@@ -74,6 +76,7 @@ def decode_image(
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             if isinstance(image, Image.Image):
                 return _decode(image, name, max_pixels, annotated_size)
+            _require_file(image)
             # a handle, not a name: Pillow maps a file opened by name into memory, and then reads uncompressed
             # TIFFs that lie on their side with the wrong row length
             with open(image, "rb") as file, Image.open(file, formats=FORMATS) as picture:
@@ -82,18 +85,27 @@ def decode_image(
         raise
     except FileNotFoundError as error:
         raise MissingImage(f"{name} does not exist") from error
+    except UnidentifiedImageError as error:
+        what = "is empty" if Path(str(image)).stat().st_size == 0 else f"is no picture in {', '.join(FORMATS)}"
+        raise BadImage(f"{name} cannot be decoded: it {what}") from error
     except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
         raise BadImage(f"{name} is a decompression bomb: {error}") from error
     except Exception as error:  # decoders meeting broken bytes raise nearly every kind there is
         raise BadImage(f"{name} cannot be decoded: {type(error).__name__}: {error}") from error
 
 
+def _require_file(path: str | Path) -> None:
+    """Opening a pipe would wait for ever, and a device can be read without end."""
+    if not stat.S_ISREG(os.stat(path).st_mode):
+        raise BadImage(f"{path} is not a file that holds a picture (it is a folder, a pipe or a device)")
+
+
 def _decode(picture: Image.Image, path: str, max_pixels: int, annotated: tuple[int, int] | None) -> Tensor:
     width, height = picture.size
     if width * height > max_pixels:
         raise BadImage(
-            f"{path} claims {width} x {height} pixels; data.reading.max_pixels={max_pixels} allows fewer. "
-            "Raise data.reading.max_pixels if the file is to be trusted"
+            f"{path} claims {width} x {height} pixels, and max_pixels={max_pixels} allows fewer. "
+            "If the file is to be trusted, raise data.reading.max_pixels, or make the picture smaller"
         )
     early = _tag(picture)  # some plugins (TIFF) turn the picture while loading and drop the tag
     picture.load()

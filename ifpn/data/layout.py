@@ -39,12 +39,10 @@ def find_split(
     images: str | Path | None = None,
     follow_links: bool = False,
 ) -> SplitPaths:
-    """Find the annotation file and image folder of a split ("train" or "val") of the COCO-format folder
-    `root`.
+    """Find the annotation file and image folder of a split ("train" or "val") of the COCO-format folder `root`.
 
-    Known by themselves: `annotations/instances_train2017.json` with `train2017/` or `images/train2017/`
-                         (COCO's own,
-    any year), `annotations/instances_train.json` with `images/`, `images/train/` or `train/`, and
+    Known by themselves: `annotations/instances_train2017.json` with `train2017/` or `images/train2017/` (COCO's
+    own, any year), `annotations/instances_train.json` with `images/`, `images/train/` or `train/`, and
     `train/_annotations.coco.json` beside its images. Explicit `annotations` and `images` are taken as given,
     relative to `root`.
 

@@ -82,6 +82,7 @@ class DetectionData(LightningDataModule):
         self.train_sampler: ResumableBatchSampler | None = None
         self._position: int | Callable[[], int] = 0
         self._categories: Categories | None = None
+        self._validation_only = False
         self._train: CocoDataset | None = None
         self._val: CocoDataset | None = None
 
@@ -96,14 +97,8 @@ class DetectionData(LightningDataModule):
     def categories(self) -> Categories:
         """Classes of the training file (of the validation file if there is no training file)."""
         if self._categories is None:
-            try:
-                self._paths("train")
-            except DataError:
-                if self.train_annotations is not None:
-                    raise
-                self._categories = self.val_dataset.annotations.categories
-            else:
-                self._categories = self.train_dataset.annotations.categories
+            data = self.train_dataset if self._has_train() else self.val_dataset
+            self._categories = data.annotations.categories
         return self._categories
 
     def use_categories(self, category_ids: list[int], class_names: list[str]) -> None:
@@ -115,6 +110,12 @@ class DetectionData(LightningDataModule):
         if self._train is not None or self._val is not None:
             raise RuntimeError("use_categories must be called before any data is read")
         self._categories = Categories(tuple(category_ids), tuple(class_names))
+
+    def use_validation_categories(self) -> None:
+        """Take the classes from the validation file: the training file is not read, and need not exist."""
+        if self._train is not None or self._val is not None:
+            raise RuntimeError("use_validation_categories must be called before any data is read")
+        self._validation_only = True
 
     @property
     def num_classes(self) -> int:
@@ -183,9 +184,13 @@ class DetectionData(LightningDataModule):
         return self.val_dataset.annotations.to_coco()
 
     def _has_train(self) -> bool:
+        if self._validation_only:
+            return False
         try:
             self._paths("train")
         except DataError:
+            if self.train_annotations is not None:
+                raise
             return False
         return True
 

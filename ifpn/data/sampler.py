@@ -13,6 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 from torch.utils.data import Sampler
 
+from ifpn.errors import UserError
+
 
 class ResumableBatchSampler(Sampler[list[tuple[int, int]]]):
     """Batches of one rank as lists of (k, index): k is the absolute number of the batch, index the image's.
@@ -53,7 +55,7 @@ class ResumableBatchSampler(Sampler[list[tuple[int, int]]]):
         if not 0 <= rank < world_size:
             raise ValueError(f"rank={rank} of world_size={world_size}: allowed are ranks from 0 to world_size - 1")
         if drop_last and num_images < batch_size * world_size:
-            raise ValueError(
+            raise UserError(
                 f"{num_images} training images are fewer than one batch of {batch_size} on each of "
                 f"{world_size} device(s). Make schedule.batch_size smaller, or keep small batches with "
                 "data.drop_last=false"
@@ -135,8 +137,7 @@ class ResumableBatchSampler(Sampler[list[tuple[int, int]]]):
 class ShardSampler(Sampler[int]):
     """Images rank, rank + world_size, ... in order: every image on exactly one rank, none twice, no padding.
 
-    Ranks may differ by one image, so that their numbers of validation batches may differ: do nothing
-                                                                                           collective
+    Ranks may differ by one image, so that their numbers of validation batches may differ: do nothing collective
     within a validation batch.
     """
 

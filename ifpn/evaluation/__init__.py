@@ -8,6 +8,7 @@ from ifpn.evaluation.predictions import (
     Prediction,
     PredictionError,
     read_predictions,
+    submission_name,
     write_predictions,
     write_submission,
 )
@@ -24,6 +25,7 @@ __all__ = [
     "PredictionError",
     "confusion_matrix",
     "read_predictions",
+    "submission_name",
     "write_predictions",
     "write_submission",
 ]

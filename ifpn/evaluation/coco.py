@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch import distributed as dist
 
+from ifpn.errors import UserError
 from ifpn.evaluation.engines import Engine, accumulate, chosen_engine
 from ifpn.evaluation.ground_truth import GroundTruth
 from ifpn.evaluation.predictions import Prediction
@@ -83,7 +84,7 @@ class CocoEvaluator:
                 ``labels`` (M,) in 0..K-1; on any device.
 
         Raises:
-            ValueError: unknown image, label outside 0..K-1, numbers that are not finite, boxes of negative
+            UserError: unknown image, label outside 0..K-1, numbers that are not finite, boxes of negative
                 size.
         """
         if len(image_ids) != len(detections):
@@ -155,7 +156,7 @@ class CocoEvaluator:
 
     def _check_image(self, image_id: int) -> None:
         if image_id not in self._known:
-            raise ValueError(f"image id {image_id!r} is not in {self.ground_truth.source}")
+            raise UserError(f"image id {image_id!r} is not in {self.ground_truth.source}")
 
     def _converted(self, image_id: int, detection: Mapping[str, Tensor]) -> Found:
         boxes = detection["boxes"].detach().to("cpu", torch.float64).numpy().reshape(-1, 4)
@@ -168,7 +169,7 @@ class CocoEvaluator:
         bad |= (labels < 0) | (labels >= len(self.category_ids))
         if bad.any():
             i = int(bad.argmax())
-            raise ValueError(
+            raise UserError(
                 f"image {image_id}: detection {i} has box (x1, y1, x2, y2) {boxes[i].tolist()}, score "
                 f"{scores[i]}, label {labels[i]}; allowed are finite numbers, x1 <= x2, y1 <= y2 and labels "
                 f"0..{len(self.category_ids) - 1}"

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
+from ifpn.errors import UserError
 from ifpn.evaluation.ground_truth import GroundTruth
 from ifpn.evaluation.predictions import Prediction
 
@@ -47,9 +48,9 @@ def chosen_engine(engine: Engine) -> Engine:
     if engine == "auto":
         return "faster-coco-eval" if installed else "pycocotools"
     if engine not in get_args(Engine):
-        raise ValueError(f"engine={engine!r}: allowed are {', '.join(get_args(Engine))}")
+        raise UserError(f"engine={engine!r}: allowed are {', '.join(get_args(Engine))}")
     if engine == "faster-coco-eval" and not installed:
-        raise ValueError("engine='faster-coco-eval' is not installed: `pip install faster-coco-eval`, or engine='auto'")
+        raise UserError("engine='faster-coco-eval' is not installed: `pip install faster-coco-eval`, or engine='auto'")
     return engine
 
 

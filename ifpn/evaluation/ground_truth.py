@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ifpn.errors import UserError
+
 Annotation = dict[str, Any]
 
 
@@ -38,7 +40,7 @@ class GroundTruth:
         Boxes of images or classes that the file does not list are left out, as COCO's own evaluation does.
 
         Raises:
-            ValueError: not a COCO annotation file, or a box that is no four finite numbers; names what and
+            UserError: not a COCO annotation file, or a box that is no four finite numbers; names what and
                 where.
         """
         if isinstance(source, GroundTruth):
@@ -48,7 +50,7 @@ class GroundTruth:
         else:
             name, content = "the given annotations", getattr(source, "dataset", source)
         if not isinstance(content, Mapping):
-            raise ValueError(f"{name} is no COCO annotation file: it holds a {type(content).__name__}, not an object")
+            raise UserError(f"{name} is no COCO annotation file: it holds a {type(content).__name__}, not an object")
         images = [
             _whole(entry, "id", f"{name}: image {i}") for i, entry in enumerate(_entries(content, "images", name))
         ]
@@ -76,22 +78,22 @@ def _read_json(path: Path) -> Any:
     try:
         return json.loads(path.expanduser().read_text(encoding="utf-8"))
     except OSError as error:
-        raise ValueError(f"annotation file {path} cannot be read: {error.strerror}") from error
+        raise UserError(f"annotation file {path} cannot be read: {error.strerror}") from error
     except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
-        raise ValueError(f"annotation file {path} is not valid JSON: {error}") from error
+        raise UserError(f"annotation file {path} is not valid JSON: {error}") from error
 
 
 def _entries(content: Mapping[str, Any], key: str, name: str) -> list[Mapping[str, Any]]:
     entries = content.get(key)
     if not isinstance(entries, list) or not all(isinstance(entry, Mapping) for entry in entries):
-        raise ValueError(f"{name} is no COCO annotation file: it has no list of objects under {key!r}")
+        raise UserError(f"{name} is no COCO annotation file: it has no list of objects under {key!r}")
     return entries
 
 
 def _whole(entry: Mapping[str, Any], key: str, where: str) -> int:
     value = entry.get(key)
     if isinstance(value, bool) or not isinstance(value, int):
-        raise ValueError(f"{where}: {key}={value!r} is not a whole number")
+        raise UserError(f"{where}: {key}={value!r} is not a whole number")
     return value
 
 
@@ -102,10 +104,10 @@ def _number(value: Any) -> bool:
 def _annotation(entry: Mapping[str, Any], where: str) -> Annotation:
     box = entry.get("bbox")
     if not isinstance(box, (list, tuple)) or len(box) != 4 or not all(_number(value) for value in box):
-        raise ValueError(f"{where}: bbox={box!r} is not [x, y, width, height] in finite numbers; fix or remove it")
+        raise UserError(f"{where}: bbox={box!r} is not [x, y, width, height] in finite numbers; fix or remove it")
     area = entry.get("area", box[2] * box[3])
     if not _number(area):
-        raise ValueError(f"{where}: area={area!r} is not a finite number; fix or remove it")
+        raise UserError(f"{where}: area={area!r} is not a finite number; fix or remove it")
     return {
         "image_id": _whole(entry, "image_id", where),
         "category_id": _whole(entry, "category_id", where),

@@ -12,6 +12,7 @@ from typing import Any, Protocol, TypedDict
 
 from ifpn.errors import UserError
 
+TEST_SET = "test-dev2017"  # the server's name of the set that papers report
 _SERVER_DECIMALS = 2  # of a pixel; COCO advises one, to keep uploads small
 _SCORE_DECIMALS = 6
 
@@ -137,8 +138,22 @@ def _short(value: Any) -> str:
     return text if len(text) <= 60 else text[:57] + "..."
 
 
+def submission_name(algorithm: str, split: str = TEST_SET) -> str:
+    """The file name that the server prescribes, without its ending.
+
+    Raises:
+        PredictionError: a name with other characters than letters, digits and hyphens.
+    """
+    for name, value in (("algorithm", algorithm), ("split", split)):
+        if not re.fullmatch(r"[A-Za-z0-9-]+", str(value)):
+            raise PredictionError(
+                f"{name}={value!r}: letters, digits and hyphens are allowed (the server splits the name at underscores)"
+            )
+    return f"detections_{split}_{algorithm}_results"
+
+
 def write_submission(
-    records: Sequence[Prediction], folder: str | Path, *, algorithm: str, split: str = "test-dev2017"
+    records: Sequence[Prediction], folder: str | Path, *, algorithm: str, split: str = TEST_SET
 ) -> Path:
     """Write the zip that COCO's evaluation server accepts: one JSON with the name the server prescribes.
 
@@ -151,10 +166,7 @@ def write_submission(
 
     Boxes are rounded to 0.01 pixel and scores to 1e-6, for the size of the upload.
     """
-    for name, value in (("algorithm", algorithm), ("split", split)):
-        if not re.fullmatch(r"[A-Za-z0-9-]+", value):
-            raise ValueError(f"{name}={value!r}: letters, digits and hyphens are allowed")
-    stem = f"detections_{split}_{algorithm}_results"
+    stem = submission_name(algorithm, split)
     target = Path(folder).expanduser() / f"{stem}.zip"
     target.parent.mkdir(parents=True, exist_ok=True)
     short = [

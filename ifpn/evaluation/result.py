@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 from rich.table import Table
+from rich.text import Text
 
 from ifpn.evaluation.engines import Accumulated
 from ifpn.evaluation.ground_truth import GroundTruth
@@ -22,18 +23,18 @@ SIZE_BINS = {
 _ALL_AREAS, _MAX_DETECTIONS = 0, -1  # positions on the area and detection-limit axes
 
 _MEANING = {
-    "AP": "mean over IoU .50:.05:.95",
+    "AP": "IoU .50:.05:.95",
     "AP50": "IoU .50",
     "AP75": "IoU .75",
-    "APs": "small, area < 32²",
-    "APm": "medium, 32² to 96²",
-    "APl": "large, area > 96²",
-    "AR1": "1 detection per image",
+    "APs": "area < 32²",
+    "APm": "32² to 96²",
+    "APl": "area > 96²",
+    "AR1": "1 per image",
     "AR10": "10 per image",
     "AR100": "100 per image",
-    "ARs": "small, up to 100",
-    "ARm": "medium, up to 100",
-    "ARl": "large, up to 100",
+    "ARs": "small, 100",
+    "ARm": "medium, 100",
+    "ARl": "large, 100",
 }
 
 
@@ -92,7 +93,7 @@ class CocoResult:
         )
 
     def tables(self, class_names: Sequence[str] | None = None) -> list[Table]:
-        """The 12 numbers, and AP per class under the given names (in label order), for ``rich``'s console."""
+        """The 12 numbers, then AP by size and per class (names in label order), for ``rich``'s console."""
         coverage = f"{self.images} images"
         if self.images != self.images_total:
             coverage = f"only {self.images} of {self.images_total} images"
@@ -104,14 +105,19 @@ class CocoResult:
             for name in (left, right):
                 cells += [f"[bold]{name}[/]", shown(self.summary[name]), _MEANING[name]]
             numbers.add_row(*cells)
-        classes = Table(title="per class", title_justify="left")
-        classes.add_column("class")
-        for name in ("boxes", "AP", "AP50", "AR100"):
-            classes.add_column(name, justify="right")
         names = list(self.per_class) if class_names is None else class_names
-        for name, row in zip(names, self.per_class.values(), strict=True):
-            classes.add_row(name, str(int(row["boxes"])), *(shown(row[key]) for key in ("AP", "AP50", "AR100")))
-        return [numbers, classes]
+        return [numbers, _breakdown("size", SIZE_BINS, self.per_size), _breakdown("class", names, self.per_class)]
+
+
+def _breakdown(kind: str, names: Iterable[str], rows: Mapping[str, Mapping[str, float]]) -> Table:
+    table = Table(title=f"per {kind}", title_justify="left")
+    table.add_column(kind)
+    for column in ("boxes", "AP", "AP50", "AR100"):
+        table.add_column(column, justify="right")
+    for name, row in zip(names, rows.values(), strict=True):
+        # a class may be called "[red]": its name is no markup
+        table.add_row(Text(name), str(int(row["boxes"])), *(shown(row[key]) for key in ("AP", "AP50", "AR100")))
+    return table
 
 
 def shown(value: float) -> str:

@@ -1,4 +1,4 @@
-"""`python evaluate.py` and `python predict.py`."""
+"""`python evaluate.py`: the numbers of a checkpoint, or of anybody's predictions."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import dataclasses
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 from hydra.utils import instantiate
@@ -16,45 +15,72 @@ from rich.progress import track
 
 from ifpn.config.errors import ConfigError
 from ifpn.config.targets import check_targets
-from ifpn.data import DetectionData, ImageFolder
+from ifpn.data import ClassMismatch, DetectionData
 from ifpn.evaluation import (
     CocoEvaluator,
     CocoResult,
     confusion_matrix,
     read_predictions,
+    submission_name,
     write_predictions,
     write_submission,
 )
 from ifpn.evaluation.figures import draw_confusion, draw_precision_recall, draw_sizes
 from ifpn.inference.predictor import Predictor, load
-from ifpn.reports.samples import draw_detections
 from ifpn.solvers import Equilibrium
 
 
-def evaluate(cfg: DictConfig) -> CocoResult:
-    """Score `cfg.ckpt` or `cfg.predictions` on a validation set; print the numbers, write them to `cfg.run_dir`."""
+def evaluate(cfg: DictConfig) -> CocoResult | None:
+    """Score `cfg.ckpt` or `cfg.predictions` on a validation set; print the numbers, write them to `cfg.run_dir`.
+
+    None is returned for a data set without boxes (test-dev): there is nothing to score, only files to write.
+    """
     if (cfg.ckpt is None) == (cfg.predictions is None):
         raise ConfigError("give exactly one of ckpt=…/best.ckpt (a detector) and predictions=FILE.json (its boxes).")
+    if cfg.submission is not None:
+        submission_name(cfg.submission)
     console, out = Console(highlight=False), Path(cfg.run_dir)
+    out.mkdir(parents=True, exist_ok=True)
     if cfg.predictions is not None:
-        data = _data(cfg, None)
+        if cfg.get("data") is None:
+            raise ConfigError("predictions=… needs the data set they belong to: data=coco data.root=FOLDER.")
+        data, _ = _data(cfg.data, None)
         evaluator = CocoEvaluator(data.val_ground_truth(), data.category_ids)
         evaluator.update_records(read_predictions(Path(cfg.predictions), evaluator))
     else:
         predictor = load(cfg.ckpt, cfg.device)
         if cfg.test_evals is not None:
             set_test_evals(predictor, cfg.test_evals)
-        data = _data(cfg, predictor.config)
+        data, labels = _data(_asked_or_trained_on(cfg, predictor), predictor)
         evaluator = CocoEvaluator(data.val_ground_truth(), data.category_ids)
-        labels = match_classes(predictor.class_names, data.class_names)
         _detect(predictor, data, evaluator, labels, console)
-    out.mkdir(parents=True, exist_ok=True)
+    _say_what_was_found(evaluator, console)
     write_predictions(evaluator.predictions(), out / "predictions.json")
     if cfg.submission is not None:
         path = write_submission(evaluator.predictions(), out, algorithm=cfg.submission)
         console.print(f"For the evaluation server: {path}", soft_wrap=True)
-    result = evaluator.compute()
-    for table in result.tables(data.class_names):
+    if data.val_dataset.annotations.has_boxes:
+        result = evaluator.compute()
+        _report(result, evaluator, data.class_names, cfg, console)
+    else:
+        result = None
+        console.print(f"{data.val_annotation_file} holds no annotations, so that there are no numbers.", soft_wrap=True)
+    console.print(f"In {out}: {', '.join(sorted(f.name for f in out.iterdir() if f.is_file()))}", soft_wrap=True)
+    return result
+
+
+def _say_what_was_found(evaluator: CocoEvaluator, console: Console) -> None:
+    found = evaluator.predictions()
+    images = len({record["image_id"] for record in found})
+    console.print(f"{len(found)} predicted boxes, in {images} of {len(evaluator.image_ids)} images", soft_wrap=True)
+
+
+def _report(
+    result: CocoResult, evaluator: CocoEvaluator, class_names: Sequence[str], cfg: DictConfig, console: Console
+) -> None:
+    """Print the tables; write result.json and the pictures."""
+    out = Path(cfg.run_dir)
+    for table in result.tables(class_names):
         console.print(table)
     facts = {"summary": result.summary, "per_class": result.per_class, "per_size": result.per_size}
     facts |= {"ckpt": cfg.ckpt, "predictions": cfg.predictions}
@@ -68,22 +94,36 @@ def evaluate(cfg: DictConfig) -> CocoResult:
         score_threshold=cfg.confusion.score_threshold,
     )
     draw_confusion(matrix, out / "confusion.png")
-    console.print(f"In {out}: {', '.join(sorted(f.name for f in out.iterdir() if f.is_file()))}", soft_wrap=True)
-    return result
 
 
-def _data(cfg: DictConfig, trained: dict[str, Any] | None) -> DetectionData:
+def _asked_or_trained_on(cfg: DictConfig, predictor: Predictor) -> DictConfig:
     """The data set that was asked for, or else the one the checkpoint was trained on."""
-    node = cfg.get("data")
-    if node is None:
-        if trained is None:
-            raise ConfigError("predictions=… needs the data set they belong to: data=coco data.root=FOLDER.")
-        node = OmegaConf.create({**trained["data"], "batch_size": cfg.schedule.batch_size})
-        check_targets(node)
-    data: DetectionData = instantiate(node)
-    data.prepare_data()
+    if cfg.get("data") is not None:
+        asked: DictConfig = cfg.data
+        return asked
+    node = OmegaConf.create({**predictor.config["data"], "batch_size": cfg.schedule.batch_size})
+    check_targets(node)
+    return node
+
+
+def _data(node: DictConfig, predictor: Predictor | None) -> tuple[DetectionData, torch.Tensor]:
+    """The validation set, read without the training file, and its label for each label of the detector (K,) int64.
+
+    The classes are the detector's if the file's are among them, by id and name; otherwise the file's own, which the
+    detector's must then be among, by name.
+    """
+    if predictor is not None:
+        data: DetectionData = instantiate(node)
+        data.use_categories(predictor.category_ids, predictor.class_names)
+        try:
+            data.setup("validate")
+            return data, torch.arange(data.num_classes)
+        except ClassMismatch:
+            pass
+    data = instantiate(node)
+    data.use_validation_categories()
     data.setup("validate")
-    return data
+    return data, match_classes([] if predictor is None else predictor.class_names, data.class_names)
 
 
 @torch.no_grad()
@@ -108,7 +148,7 @@ def match_classes(model: Sequence[str], data: Sequence[str]) -> torch.Tensor:
             f"the checkpoint knows classes {unknown} that the data set does not have (it has {list(data)}): "
             "evaluate on a data set with the same class names."
         )
-    return torch.tensor([list(data).index(name) for name in model])
+    return torch.tensor([list(data).index(name) for name in model], dtype=torch.int64)
 
 
 def set_test_evals(predictor: Predictor, evals: int) -> None:
@@ -127,39 +167,3 @@ def set_test_evals(predictor: Predictor, evals: int) -> None:
             changed = True
     if not changed:
         raise ConfigError(f"test_evals={evals} has no meaning: this checkpoint's neck solves no fixed point.")
-
-
-def predict(cfg: DictConfig) -> None:
-    """Draw boxes on one image or on each image of a folder, and write them all as one COCO-format JSON."""
-    console, out = Console(highlight=False), Path(cfg.run_dir)
-    predictor = load(cfg.ckpt, cfg.device)
-    folder = ImageFolder(cfg.source)
-    out.mkdir(parents=True, exist_ok=True)
-    records: list[dict[str, Any]] = []
-    files: list[dict[str, Any]] = []
-    for index in track(range(len(folder)), "predicting", console=console, transient=True):
-        path, image = folder[index]
-        found = predictor(image)
-        files.append({"id": index, "file_name": path.name, "height": image.shape[1], "width": image.shape[2]})
-        records += coco_records(index, found, predictor.category_ids)
-        picture = draw_detections(image, found, predictor.class_names, score_threshold=cfg.score_threshold)
-        picture.save(out / f"{path.stem}{'' if path.suffix.lower() == '.jpg' else path.suffix.replace('.', '_')}.jpg")
-    names = [{"id": i, "name": n} for i, n in zip(predictor.category_ids, predictor.class_names, strict=True)]
-    content = {"images": files, "categories": names, "annotations": records}
-    (out / "predictions.json").write_text(json.dumps(content) + "\n")
-    drawn = sum(r["score"] >= cfg.score_threshold for r in records)
-    console.print(
-        f"{len(folder)} images, {drawn} boxes with a score of at least {cfg.score_threshold:g} drawn; "
-        f"pictures and predictions.json in {out}",
-        soft_wrap=True,
-    )
-
-
-def coco_records(image_id: int, found: dict[str, torch.Tensor], category_ids: Sequence[int]) -> list[dict[str, Any]]:
-    """Detections of one image as COCO results: official category ids, boxes as x, y, width, height."""
-    boxes = found["boxes"].clone()
-    boxes[:, 2:] -= boxes[:, :2]
-    return [
-        {"image_id": image_id, "category_id": category_ids[label], "bbox": box, "score": score}
-        for box, score, label in zip(boxes.tolist(), found["scores"].tolist(), found["labels"].tolist(), strict=True)
-    ]
