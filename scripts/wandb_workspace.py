@@ -1,4 +1,4 @@
-"""A Weights & Biases workspace for our runs: the panels a reader wants, runs grouped by table.
+"""A Weights & Biases workspace for our runs: the panels a reader wants, runs grouped by table and row.
 
     python scripts/wandb_workspace.py                          # prints the specification, needs nothing
     python scripts/wandb_workspace.py --entity ME --save       # creates it (pip install wandb-workspaces, wandb login)
@@ -17,7 +17,7 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Panel:
-    """lines: metrics over optimiser steps. bars: last values. pictures: images logged under these keys."""
+    """lines: metrics over optimiser steps. bars: last values. pictures, table: media logged under these keys."""
 
     kind: str
     title: str
@@ -57,21 +57,28 @@ SPECIFICATION = (
     ),
     Section("Training", (Panel("lines", "loss", ("train/loss",)),)),
     Section("Pictures", (Panel("pictures", "of each run", ("run/samples", "run/curves", "run/convergence")),)),
+    Section(
+        "Tables",
+        (
+            Panel("table", "the twelve numbers", ("run/summary",)),
+            Panel("table", "per class", ("run/per_class",)),
+        ),
+    ),
 )
 
 
 def metrics() -> set[str]:
     """Every scalar that the panels name."""
-    return {
-        m for section in SPECIFICATION for panel in section.panels if panel.kind != "pictures" for m in panel.metrics
-    }
+    return {m for panel in _panels() if panel.kind in ("lines", "bars") for m in panel.metrics}
 
 
-def pictures() -> set[str]:
-    """Every picture that the panels name."""
-    return {
-        m for section in SPECIFICATION for panel in section.panels if panel.kind == "pictures" for m in panel.metrics
-    }
+def media() -> set[str]:
+    """Every picture and table that the panels name."""
+    return {m for panel in _panels() if panel.kind in ("pictures", "table") for m in panel.metrics}
+
+
+def _panels() -> list[Panel]:
+    return [panel for section in SPECIFICATION for panel in section.panels]
 
 
 def build(entity: str, project: str, name: str) -> Any:
@@ -85,12 +92,14 @@ def build(entity: str, project: str, name: str) -> Any:
     def panel(one: Panel) -> Any:
         if one.kind == "pictures":
             return wr.MediaBrowser(title=one.title, media_keys=list(one.metrics))
+        if one.kind == "table":
+            return wr.WeavePanelSummaryTable(table_name=one.metrics[0])
         if one.kind == "bars":
             return wr.BarPlot(title=one.title, metrics=list(one.metrics))
         return wr.LinePlot(title=one.title, x=STEP, y=list(one.metrics), log_y=one.log)
 
     sections = [ws.Section(name=s.name, panels=[panel(p) for p in s.panels], is_open=True) for s in SPECIFICATION]
-    runs = ws.RunsetSettings(groupby=[ws.Metric("Group"), ws.Metric("Name")])
+    runs = ws.RunsetSettings(groupby=[ws.Metric("Group"), ws.Metric("JobType")])
     return ws.Workspace(entity=entity, project=project, name=name, sections=sections, runset_settings=runs)
 
 

@@ -50,9 +50,22 @@ def test_the_workspace_names_what_runs_log(capsys: pytest.CaptureFixture[str], m
     monkeypatch.setattr(sys, "argv", ["wandb_workspace.py"])
     workspace.main()
     printed = json.loads(capsys.readouterr().out)
-    assert [s["name"] for s in printed] == ["Accuracy", "Equilibrium", "Training", "Pictures"]
+    assert [s["name"] for s in printed] == ["Accuracy", "Equilibrium", "Training", "Pictures", "Tables"]
     titles = [p["title"] for s in printed for p in s["panels"]]
     assert len(titles) == len(set(titles))
     monkeypatch.setattr(sys, "argv", ["wandb_workspace.py", "--save"])
     with pytest.raises(SystemExit):
         workspace.main()
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # wandb-workspaces uses pydantic's old decorators
+def test_the_workspace_is_built_without_a_server() -> None:
+    pytest.importorskip("wandb_workspaces", reason="an optional extra: pip install wandb-workspaces")
+    workspace = script("wandb_workspace")
+    built = workspace.build("me", "ifpn", "tables")
+    assert [section.name for section in built.sections] == [s.name for s in workspace.SPECIFICATION]
+    assert [len(section.panels) for section in built.sections] == [len(s.panels) for s in workspace.SPECIFICATION]
+    assert [metric.name for metric in built.runset_settings.groupby] == ["Group", "JobType"]
+    lines = [p for s in built.sections for p in s.panels if type(p).__name__ == "LinePlot"]
+    assert {m for p in lines for m in p.y} <= workspace.metrics()
+    assert {p.x for p in lines} == {"trainer/global_step"}  # what Lightning's logger counts

@@ -13,6 +13,7 @@ from pytorch_lightning.loggers import WandbLogger
 
 from ifpn.reports.convergence import draw_convergence
 from ifpn.reports.curves import draw_curves
+from ifpn.reports.media import log_media
 from ifpn.reports.samples import draw_samples
 from ifpn.training.callbacks.solver_monitor import SolverMonitor
 from ifpn.training.module import DetectionModule
@@ -30,6 +31,11 @@ class RunReport(Callback):
         self.score_threshold = score_threshold
         self.step_seconds: list[float] = []
         self._last_end: float | None = None
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        for logger in trainer.loggers:
+            if isinstance(logger, WandbLogger) and isinstance(pl_module, DetectionModule):
+                logger.log_hyperparams(pl_module.facts["config"])
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._last_end = None
@@ -63,8 +69,7 @@ class RunReport(Callback):
             pictures.append(folder / "convergence.png")
         for logger in trainer.loggers:
             if isinstance(logger, WandbLogger):
-                for picture in pictures:
-                    logger.log_image(f"run/{picture.stem}", [str(picture)])
+                log_media(logger, pictures, pl_module.scores or {})
 
     def _draw_samples(self, trainer: pl.Trainer, module: DetectionModule, path: Path) -> Path:
         dataset = trainer.datamodule.val_dataset  # type: ignore[attr-defined]
