@@ -27,7 +27,7 @@ class BiFPNLayer(nn.Module):
             with BatchNorm; inside an implicit G that couples the images of a batch.
 
     Raises:
-        ValueError: for an unknown norm, or fewer than two levels.
+        UserError: for an unknown norm, or fewer than two levels.
     """
 
     def __init__(self, channels: int, num_levels: int, *, separable: bool = True, norm: Norm = "gn") -> None:

@@ -24,7 +24,7 @@ class DenseFusion(nn.Module):
         chain_act: a ReLU between the convolutions of a chain (the paper names none; HRNet: yes).
 
     Raises:
-        ValueError: for an unknown norm, or channels or levels below one.
+        UserError: for an unknown norm, or channels or levels below one.
     """
 
     def __init__(self, channels: int, num_levels: int, *, norm: Norm = "none", chain_act: bool = False) -> None:

@@ -4,6 +4,8 @@ import math
 
 from torch import Tensor, nn
 
+from ifpn.errors import UserError
+
 
 def csc_std(channels: int) -> float:
     """Standard deviation 0.01 * sqrt(256 / channels) of the weights of a cross-scale convolution.
@@ -23,11 +25,11 @@ def init_csc_conv(conv: nn.Conv2d) -> None:
 
 
 def check_sizes(name: str, channels: int, num_levels: int, fewest_levels: int = 1) -> None:
-    """Raises ValueError unless ``channels >= 1`` and ``num_levels >= fewest_levels``."""
+    """Raises UserError unless ``channels >= 1`` and ``num_levels >= fewest_levels``."""
     if channels < 1:
-        raise ValueError(f"{name} needs channels >= 1, got {channels}")
+        raise UserError(f"{name} needs channels >= 1, got {channels}")
     if num_levels < fewest_levels:
-        raise ValueError(f"{name} needs at least {fewest_levels} levels, got num_levels={num_levels}")
+        raise UserError(f"{name} needs at least {fewest_levels} levels, got num_levels={num_levels}")
 
 
 def check_levels(name: str, levels: list[Tensor], num_levels: int) -> None:

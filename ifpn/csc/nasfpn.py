@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from ifpn.csc.init import check_levels, check_sizes, init_csc_conv
 from ifpn.csc.norm import Norm, make_norm
 from ifpn.csc.resize import max_pool_to, nearest, size_of
+from ifpn.errors import UserError
 
 Attention = Literal["tfnas", "mm"]
 
@@ -33,16 +34,19 @@ class NASFPNCell(nn.Module):
             BatchNorm; inside an implicit G that couples the images of a batch.
 
     Raises:
-        ValueError: for another number of levels, or an unknown attention or norm.
+        UserError: for another number of levels, or an unknown attention or norm.
     """
 
     def __init__(self, channels: int, num_levels: int, *, attention: Attention = "tfnas", norm: Norm = "gn") -> None:
         super().__init__()
         check_sizes("NASFPNCell", channels, num_levels)
         if num_levels != 5:
-            raise ValueError(f"NASFPNCell is a graph of the five levels P3..P7, got num_levels={num_levels}")
+            raise UserError(
+                f"NASFPNCell (csc=nasfpn) is a graph of the five levels P3..P7 and cannot fuse {num_levels} levels, "
+                "such as the P2..P5 of detector=faster_rcnn: choose csc=pyramid, dense or bifpn, or a dense detector"
+            )
         if attention not in ("tfnas", "mm"):
-            raise ValueError(f"attention must be 'tfnas' or 'mm', got {attention!r}")
+            raise UserError(f"attention must be 'tfnas' or 'mm', got {attention!r}")
         self.attention = attention
         self.merges = nn.ModuleDict(
             {name: MergeConv(channels, norm) for name in ("p4a", "p4b", "o3", "o4", "o5", "o7", "o6")}

@@ -4,6 +4,8 @@ from typing import Literal
 
 from torch import nn
 
+from ifpn.errors import UserError
+
 Norm = Literal["none", "gn", "bn"]
 
 CHANNELS_PER_GROUP = 8  # 256 channels in 32 groups, the GroupNorm paper's default
@@ -29,7 +31,7 @@ def make_norm(norm: Norm, channels: int, *, eps: float = 1e-5, momentum: float =
     """``"none"`` (identity), ``"gn"`` (:func:`group_norm`) or ``"bn"`` (BatchNorm, ``eps``, ``momentum``).
 
     Raises:
-        ValueError: for any other name.
+        UserError: for any other name.
     """
     match norm:
         case "none":
@@ -39,4 +41,4 @@ def make_norm(norm: Norm, channels: int, *, eps: float = 1e-5, momentum: float =
         case "bn":
             return nn.BatchNorm2d(channels, eps=eps, momentum=momentum)
         case _:
-            raise ValueError(f"norm must be 'none', 'gn' or 'bn', got {norm!r}")
+            raise UserError(f"norm must be 'none', 'gn' or 'bn', got {norm!r}")

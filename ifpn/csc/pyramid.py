@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from ifpn.csc.deform import DeformableConv
 from ifpn.csc.init import check_levels, check_sizes, init_csc_conv
 from ifpn.csc.resize import size_of
+from ifpn.errors import UserError
 
 
 class PyramidConv(nn.Module):
@@ -28,7 +29,7 @@ class PyramidConv(nn.Module):
         relu: a ReLU at the end (SEPC: yes; Eq. 8: no).
 
     Raises:
-        ValueError: for channels or levels below one, or ``deform_from`` outside 0..L-1 with ``deform``.
+        UserError: for channels or levels below one, or ``deform_from`` outside 0..L-1 with ``deform``.
     """
 
     def __init__(
@@ -46,7 +47,7 @@ class PyramidConv(nn.Module):
         super().__init__()
         check_sizes("PyramidConv", channels, num_levels)
         if deform and not 0 <= deform_from < num_levels:
-            raise ValueError(f"deform_from must be a level index 0..{num_levels - 1}, got {deform_from}")
+            raise UserError(f"deform_from must be a level index 0..{num_levels - 1}, got {deform_from}")
         self.num_levels = num_levels
         self.share = share
         self.deform_from = deform_from if deform else num_levels

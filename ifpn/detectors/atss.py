@@ -16,6 +16,7 @@ from ifpn.detectors.matching import BACKGROUND
 from ifpn.detectors.postprocess import Postprocess
 from ifpn.detectors.priors import PriorGrid, Priors
 from ifpn.detectors.targets import Target
+from ifpn.errors import UserError
 
 
 def assign_atss(priors: Priors, boxes: Tensor, num_candidates: int) -> Tensor:
@@ -135,7 +136,9 @@ class ATSS(DenseDetector):
         max_detections: int,
     ) -> None:
         if box_coding not in ("ltrb", "delta"):
-            raise ValueError(f"box_coding must be 'ltrb' or 'delta', got {box_coding!r}")
+            raise UserError(f"box_coding must be 'ltrb' or 'delta', got {box_coding!r}")
+        if len(delta_weights) != 4:
+            raise UserError(f"delta_weights must be four numbers (x, y, width, height), got {list(delta_weights)}")
         x, y, width, height = delta_weights
         coding = DistanceCoding() if box_coding == "ltrb" else DeltaCoding((x, y, width, height))
         super().__init__(

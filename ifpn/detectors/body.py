@@ -9,6 +9,8 @@ import torch
 from torch import Tensor, nn
 from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
 
+from ifpn.errors import UserError
+
 ExtraLevels = Literal["p5", "c5", "none"]
 
 
@@ -27,7 +29,7 @@ class Body(nn.Module):
             estimated from a map's size: 1333 px padded to 1344 has 11 cells at stride 128, not at 122.
 
     Raises:
-        ValueError: a level the backbone does not have, or levels whose strides do not double.
+        UserError: a level the backbone does not have, or levels whose strides do not double.
     """
 
     def __init__(
@@ -45,7 +47,7 @@ class Body(nn.Module):
         strides = [stride for _, stride in _select(backbone, self.in_levels)]
         strides += [strides[-1] * 2**i for i in range(1, num_extra_levels + 1)]
         if any(coarse != 2 * fine for fine, coarse in pairwise(strides)):
-            raise ValueError(
+            raise UserError(
                 f"in_levels {list(self.in_levels)} have strides {strides}: each must be twice the one before"
             )
         self.strides = tuple(strides)
@@ -70,7 +72,7 @@ class Body(nn.Module):
                 by the RPN).
         """
         if extra_levels not in ("p5", "c5", "none"):
-            raise ValueError(f"extra_levels must be 'p5', 'c5' or 'none', got {extra_levels!r}")
+            raise UserError(f"extra_levels must be 'p5', 'c5' or 'none', got {extra_levels!r}")
         neck = neck_factory(
             in_channels_list=[width for width, _ in _select(backbone, in_levels)],
             out_channels=channels,
@@ -110,5 +112,5 @@ def _select(backbone: nn.Module, names: Sequence[str]) -> list[tuple[int, int]]:
     levels: dict[str, tuple[int, int]] = backbone.levels  # type: ignore[assignment]  # as above
     missing = [name for name in names if name not in levels]
     if missing or not names:
-        raise ValueError(f"in_levels {list(names)}: the backbone has {list(levels)}; choose from these")
+        raise UserError(f"in_levels {list(names)}: the backbone has {list(levels)}; choose from these")
     return [levels[name] for name in names]

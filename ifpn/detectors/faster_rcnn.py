@@ -12,6 +12,7 @@ from ifpn.detectors.priors import PriorGrid
 from ifpn.detectors.roi import BoxHead
 from ifpn.detectors.rpn import ProposalNetwork
 from ifpn.detectors.targets import checked_images, checked_targets
+from ifpn.errors import UserError
 
 
 class FasterRCNN(nn.Module):
@@ -47,6 +48,13 @@ class FasterRCNN(nn.Module):
         nms_threshold: float,
         max_detections: int,
     ) -> None:
+        for name, value, length in (
+            ("rpn_pre_nms", rpn_pre_nms, 2),
+            ("rpn_post_nms", rpn_post_nms, 2),
+            ("box_weights", box_weights, 4),
+        ):
+            if len(value) != length:
+                raise UserError(f"{name} must be {length} numbers, got {list(value)}")
         super().__init__()
         self.body = body
         self.num_classes = num_classes

@@ -16,6 +16,7 @@ from ifpn.detectors.matching import BACKGROUND
 from ifpn.detectors.postprocess import Postprocess
 from ifpn.detectors.priors import PriorGrid, Priors
 from ifpn.detectors.targets import Target
+from ifpn.errors import UserError
 
 
 def assign_fcos(priors: Priors, boxes: Tensor, size_limits: Sequence[float], centre_radius: float | None) -> Tensor:
@@ -35,13 +36,9 @@ def assign_fcos(priors: Priors, boxes: Tensor, size_limits: Sequence[float], cen
         (A,) box index, or -1 for background.
 
     Raises:
-        ValueError: number of limits not L - 1.
+        UserError: number of limits not L - 1.
     """
-    if len(size_limits) != len(priors.level_sizes) - 1:
-        raise ValueError(
-            f"size_limits {list(size_limits)} must have one bound between each two of the "
-            f"{len(priors.level_sizes)} levels"
-        )
+    check_limits(size_limits, len(priors.level_sizes))
     if len(boxes) == 0:
         return torch.full_like(priors.strides, BACKGROUND, dtype=torch.int64)
     limits = boxes.new_tensor([-1.0, *size_limits, math.inf])
@@ -61,6 +58,14 @@ def assign_fcos(priors: Priors, boxes: Tensor, size_limits: Sequence[float], cen
     valid = inside & (longest >= lower) & (longest <= upper)
     smallest, index = torch.where(valid, areas(boxes), math.inf).min(dim=1)
     return torch.where(smallest.isfinite(), index, BACKGROUND)
+
+
+def check_limits(size_limits: Sequence[float], num_levels: int) -> None:
+    """Raises UserError unless there are ``num_levels - 1`` rising limits."""
+    if len(size_limits) != num_levels - 1 or list(size_limits) != sorted(set(size_limits)):
+        raise UserError(
+            f"size_limits {list(size_limits)} must have one bound between each two of the {num_levels} levels, rising"
+        )
 
 
 class FCOSCriterion(nn.Module):
@@ -124,6 +129,7 @@ class FCOS(DenseDetector):
         nms_threshold: float,
         max_detections: int,
     ) -> None:
+        check_limits(size_limits, len(body.strides))
         super().__init__(
             body,
             num_classes,

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from ifpn.backbones.deform import ModulatedDeformConv2d
 from ifpn.csc.norm import group_norm
+from ifpn.errors import UserError
 
 
 class Prediction(NamedTuple):
@@ -147,10 +148,10 @@ def init_head(head: nn.Module, cls: nn.Conv2d, prior: float) -> None:
     """Weights N(0, 0.01), biases 0; ``cls`` starts at probability ``prior`` (Lin et al. 2017, Sec. 4.1).
 
     Raises:
-        ValueError: prior not strictly between 0 and 1.
+        UserError: prior not strictly between 0 and 1.
     """
     if not 0 < prior < 1:
-        raise ValueError(f"prior must lie strictly between 0 and 1, got {prior}")
+        raise UserError(f"prior must lie strictly between 0 and 1, got {prior}")
     for name, parameter in head.named_parameters():
         module = head.get_submodule(name.rpartition(".")[0])
         if not isinstance(module, nn.Conv2d | ModulatedDeformConv2d) or ".offset." in name:

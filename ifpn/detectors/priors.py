@@ -7,6 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ifpn.errors import UserError
+
 
 @dataclass(frozen=True)
 class Priors:
@@ -48,6 +50,11 @@ class PriorGrid:
     strides: tuple[int, ...]
     scales: tuple[float, ...] = (1.0,)
     ratios: tuple[float, ...] = (1.0,)
+
+    def __post_init__(self) -> None:
+        for name, values in (("scales", self.scales), ("ratios", self.ratios)):
+            if not values or min(values) <= 0:
+                raise UserError(f"anchor {name} must be one or more positive numbers, got {list(values)}")
 
     @property
     def per_cell(self) -> int:

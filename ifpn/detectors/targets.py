@@ -18,7 +18,7 @@ def checked_images(images: Sequence[Tensor]) -> list[tuple[int, int]]:
     """(height, width) of each image.
 
     Raises:
-        ValueError: an empty list, or an image that is not (3, H, W).
+        ValueError: an empty list, or an image that is not (3, H, W) with H and W of at least 1.
         TypeError: an image of integers.
     """
     if len(images) == 0:
@@ -26,6 +26,8 @@ def checked_images(images: Sequence[Tensor]) -> list[tuple[int, int]]:
     for i, image in enumerate(images):
         if image.dim() != 3 or image.shape[0] != 3:
             raise ValueError(f"image {i} has shape {tuple(image.shape)}, expected (3, H, W)")
+        if image.numel() == 0:
+            raise ValueError(f"image {i} has shape {tuple(image.shape)}: it has no pixels")
         if not image.is_floating_point():
             raise TypeError(f"image {i} is {image.dtype}, expected floating point in 0..1 (divide by 255)")
     return [(image.shape[-2], image.shape[-1]) for image in images]
@@ -35,8 +37,8 @@ def checked_targets(targets: Sequence[Mapping[str, Tensor]] | None, num_images: 
     """The targets reduced to float32 boxes and int64 labels.
 
     Raises:
-        ValueError: no targets, wrong shapes, a box that is not finite or has no positive width and height,
-            or a label outside 0..num_classes - 1.
+        ValueError: no targets, missing keys, wrong shapes, a box that is not finite or has no positive width
+            and height, or a label outside 0..num_classes - 1.
         TypeError: boxes that are not floating point, or labels that are.
     """
     if targets is None:
@@ -58,6 +60,9 @@ def checked_targets(targets: Sequence[Mapping[str, Tensor]] | None, num_images: 
 
 
 def _one(index: int, target: Mapping[str, Tensor]) -> Target:
+    missing = [key for key in ("boxes", "labels") if key not in target]
+    if missing:
+        raise ValueError(f"target {index} has no {missing[0]!r}: it needs boxes (M, 4) and labels (M,), M may be 0")
     boxes, labels = target["boxes"], target["labels"]
     if boxes.dim() != 2 or boxes.shape[1] != 4 or labels.shape != boxes.shape[:1]:
         raise ValueError(

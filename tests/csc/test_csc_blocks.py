@@ -155,7 +155,7 @@ def test_group_rule_keeps_the_known_numbers() -> None:
         (lambda: PyramidConv(16, 5, deform=True, deform_from=5), "deform_from must be a level index 0..4"),
         (lambda: DenseFusion(16, 5, norm="batch"), "'none', 'gn' or 'bn'"),
         (lambda: BiFPNLayer(16, 1), "at least 2 levels"),
-        (lambda: NASFPNCell(16, 4), "P3..P7"),
+        (lambda: NASFPNCell(16, 4), "P3..P7 and cannot fuse 4 levels"),
         (lambda: NASFPNCell(16, 5, attention="max"), "'tfnas' or 'mm'"),
         (lambda: PyramidConv(16, 4)(pyramid(16, 16)), "built for 4 levels, got 5"),
     ],

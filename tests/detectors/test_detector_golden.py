@@ -18,6 +18,7 @@ from ifpn.detectors.fcos import assign_fcos
 from ifpn.detectors.heads import Prediction
 from ifpn.detectors.matching import IGNORED
 from ifpn.detectors.postprocess import Postprocess, clip
+from ifpn.detectors.priors import Priors
 from tests.detectors.cases import arrays, figures, grid_sizes, make_priors, make_target, numbers
 
 
@@ -76,6 +77,17 @@ def test_atss_targets() -> None:
     close(iou(priors.boxes[sites], boxes), data["mmdet_pos_iou"])
     counts = matched[sites].bincount(minlength=len(data["gt_boxes"])).tolist()
     assert counts == figures("atss_assign_summary")["case0_random_512x640"]["pos_per_gt"]
+
+
+def test_atss_targets_in_a_crowd() -> None:
+    """A box that repeats an earlier one gets nothing, nor does one of 3 px between the points."""
+    data = arrays("dense_loss_inputs")
+    priors, boxes = make_priors("atss", grid_sizes(data)), data["gt_boxes_1"]
+    matched = assign_atss(priors, boxes, numbers("atss")["num_candidates"])
+    sites = (matched >= 0).nonzero()[:, 0]
+    assert matched[sites].bincount(minlength=len(boxes)).tolist() == [5, 7, 9, 0, 0, 9]
+    first = centerness(side_distances(priors.points[sites[:4]], boxes[matched[sites[:4]]]))
+    close(first, [0.696311, 0.617914, 0.696311, 0.888889])
 
 
 def test_atss_targets_of_an_empty_image() -> None:
@@ -148,6 +160,60 @@ def test_autoassign_losses_and_gradients(dense) -> None:
     assert_close(criterion.sigma.grad, torch.tensor(expected["grad_sigma"]), rtol=1e-5, atol=1e-7)
     for key, leaf in zip(("cls", "reg", "obj"), inputs, strict=True):
         close(leaf.grad.norm(), expected[f"grad_l2_{key}"])
+
+
+def autoassign_by_definition(
+    prediction: Prediction, priors: Priors, targets: list[dict[str, Tensor]], mu: Tensor, sigma: Tensor
+) -> dict[str, Tensor]:
+    """The three losses of AutoAssign (Eq. 4 to 9), one box after the other, in float64."""
+    points, strides = priors.points.double(), priors.strides.double()[:, None]
+    bags, shares, negatives, prior_sum = [], [], [], 0.0
+    for i, target in enumerate(targets):
+        cls, code, objectness = (t[i].double() for t in prediction)
+        joint = cls.sigmoid() * objectness.sigmoid()
+        decoded = torch.cat([points - code[:, :2], points + code[:, 2:]], dim=1)
+        boxes = target["boxes"].double()
+        best = iou(decoded[:, None], boxes).amax(dim=1)
+        exempt, image_sum = torch.zeros_like(joint), torch.zeros(())
+        for box, label in zip(boxes, target["labels"].tolist(), strict=True):
+            inside = (side_distances(points, box).amin(dim=1) > 0).nonzero()[:, 0]
+            shift = ((points[inside] - (box[:2] + box[2:]) / 2) / strides[inside] - mu[label]) / sigma[label]
+            prior = (-shift.square().sum(dim=1) / 2).exp()
+            correct = joint[inside, label] * (-5 * giou_loss(decoded[inside], box)).exp()
+            weight = (3 * correct).exp() * prior
+            image_sum = image_sum + prior.sum()
+            bags.append(-((weight * correct).sum() / weight.sum()).log() if len(inside) else torch.tensor(100.0))
+            if len(inside):
+                doubt = 1 / (1 - best[inside])
+                exempt[inside, label] = (doubt - doubt.min()) / (doubt.max() - doubt.min()).clamp(min=1e-12)
+        wrong = joint * (1 - exempt)
+        negatives.append((-(wrong**2) * (1 - wrong).log()).sum())
+        shares.append(len(boxes) / image_sum)
+        prior_sum += float(image_sum.detach())
+    return {
+        "loss_pos": 0.25 * sum(bags) / len(bags),
+        "loss_neg": 0.75 * sum(negatives) / prior_sum,
+        "loss_norm": 0.75 * sum(shares) / len(shares),
+    }
+
+
+def test_autoassign_losses_with_trained_priors(dense) -> None:
+    """Against the definition, box by box in float64, with mu and sigma away from 0 and 1; also a crowd."""
+    prediction, targets, sizes = dense
+    criterion, priors = autoassign_criterion(4), make_priors("autoassign", sizes)
+    with torch.no_grad():
+        criterion.mu.copy_(torch.linspace(-0.6, 0.8, 8).view(4, 2))
+        criterion.sigma.copy_(torch.linspace(1.4, 0.5, 8).view(4, 2))
+    exact = criterion.mu.detach().double().requires_grad_(), criterion.sigma.detach().double().requires_grad_()
+    inputs = leaves(prediction)
+    losses = criterion(inputs, priors, targets)
+    expected = autoassign_by_definition(prediction, priors, targets, *exact)
+    for key, value in expected.items():
+        close(losses[key].detach(), value.detach())
+    sum(losses.values()).backward()
+    sum(expected.values()).backward()
+    for mine, its in zip((criterion.mu, criterion.sigma), exact, strict=True):
+        assert_close(mine.grad, its.grad.float(), rtol=1e-5, atol=1e-7)
 
 
 def test_autoassign_losses_of_single_and_emptied_images(dense) -> None:
@@ -229,6 +295,11 @@ def test_point_detections() -> None:
     close(found["scores"], data["fcos_atss_scores"])
     assert found["labels"].tolist() == data["fcos_atss_labels"].tolist()
     assert_close(found["boxes"], data["fcos_atss_boxes_unclipped"], rtol=1e-5, atol=1e-4)
+
+    post = Postprocess("quality", **pick(numbers("autoassign"), *POST))
+    (product,) = post(prediction, make_priors("autoassign", grid_sizes(data)), DistanceCoding())
+    assert len(product["scores"]) == 12
+    close(product["scores"][0], 0.814014)
 
     height, width = data["image_hw"].tolist()
     scale = torch.tensor([600 / width, 480 / height, 600 / width, 480 / height])

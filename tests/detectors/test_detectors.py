@@ -11,6 +11,7 @@ from torch.testing import assert_close
 from torchvision.ops import box_iou
 
 from ifpn.detectors.heads import PointHead, Prediction, RetinaHead
+from ifpn.errors import UserError
 from tests.detectors.cases import (
     DETECTORS,
     ROOT,
@@ -62,6 +63,8 @@ def test_numbers_of_classes(name: str, num_classes: int) -> None:
     targets = [make_target([[5, 5, 40, 40], [10, 5, 50, 60]], [0, num_classes - 1]), EMPTY]
     losses = model(images(), targets)
     assert all(loss.isfinite() for loss in losses.values())
+    sum(losses.values()).backward()
+    touched(model)
     for found in model.eval()(images()):
         assert ((found["labels"] >= 0) & (found["labels"] < num_classes)).all()
 
@@ -74,8 +77,9 @@ def test_options_of_atss(changes: dict[str, object]) -> None:
     assert len(model.eval()(images())) == 2
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("name", DETECTORS)
-def test_a_step_in_bfloat16(name: str) -> None:
+def test_a_step_in_half_precision(name: str, dtype: torch.dtype) -> None:
     """Losses and boxes are float32 whatever the body computes in, and not far from the float32 ones."""
     # a running mean would move between the two calls
     model = make_detector(name, **({"momentum": 1.0} if name == "retina" else {}))
@@ -84,14 +88,14 @@ def test_a_step_in_bfloat16(name: str) -> None:
     torch.manual_seed(0)
     exact = model(pictures, targets)
     torch.manual_seed(0)  # Faster R-CNN samples at random
-    with torch.autocast("cpu", dtype=torch.bfloat16):
+    with torch.autocast("cpu", dtype=dtype):
         losses = model(pictures, targets)
     for key, loss in losses.items():
         assert loss.dtype == torch.float32
         assert_close(loss, exact[key], rtol=0.1, atol=0.02)  # bfloat16 has 8 bits, some layers deep
     sum(losses.values()).backward()
     touched(model)
-    with torch.autocast("cpu", dtype=torch.bfloat16):
+    with torch.autocast("cpu", dtype=dtype):
         for found in model.eval()(pictures):
             assert found["boxes"].dtype == found["scores"].dtype == torch.float32
 
@@ -150,6 +154,8 @@ def test_input_errors_say_what_is_wrong(name: str) -> None:
     refused(ValueError, "needed in training", picture, None)
     refused(ValueError, "2 targets for 1 images", picture, [EMPTY, EMPTY])
     refused(ValueError, "empty", [], [])
+    refused(ValueError, "no pixels", [torch.rand(3, 0, 64)], [EMPTY])
+    refused(ValueError, "target 0 has no 'labels'", picture, [{"boxes": torch.zeros(0, 4)}])
     refused(ValueError, r"expected \(3, H, W\)", [torch.rand(1, 64, 64)], [EMPTY])
     refused(TypeError, "divide by 255", [torch.zeros(3, 64, 64, dtype=torch.uint8)], [EMPTY])
     for bad in ([5, 5, 5, 9], [9, 5, 5, 9], [0, 0, math.inf, 5], [math.nan, 0, 4, 5]):
@@ -210,15 +216,25 @@ def test_distances_never_exceed_their_scale_and_sign() -> None:
     assert head(pyramid).box_code[0, :, 0].tolist() == [16, 16, 16, 16, 0]
 
 
-@pytest.mark.parametrize("prior", [0, 1])
-def test_impossible_priors_are_refused(prior: float) -> None:
-    with pytest.raises(ValueError, match="prior"):
-        make_detector("fcos", prior=prior)
-
-
-def test_unknown_box_coding_is_refused() -> None:
-    with pytest.raises(ValueError, match="'ltrb' or 'delta'"):
-        make_detector("atss", box_coding="xywh")
+@pytest.mark.parametrize(
+    ("name", "changes", "words"),
+    [
+        ("fcos", {"prior": 0}, "prior must lie strictly between"),
+        ("fcos", {"prior": 1}, "prior must lie strictly between"),
+        ("fcos", {"size_limits": [64, 128]}, "one bound between each two of the 5 levels"),
+        ("fcos", {"size_limits": [64, 256, 128, 512]}, "rising"),
+        ("atss", {"box_coding": "xywh"}, "'ltrb' or 'delta'"),
+        ("atss", {"delta_weights": [10, 5]}, "four numbers"),
+        ("retina", {"anchor_scales": []}, "anchor scales must be one or more positive numbers"),
+        ("retina", {"anchor_ratios": [0.5, -1]}, "anchor ratios must be one or more positive numbers"),
+        ("faster_rcnn", {"rpn_pre_nms": [2000]}, "rpn_pre_nms must be 2 numbers"),
+        ("faster_rcnn", {"box_weights": [10, 10]}, "box_weights must be 4 numbers"),
+    ],
+)
+def test_impossible_settings_are_refused_in_one_sentence(name: str, changes: dict[str, object], words: str) -> None:
+    """When the detector is built, by the kind of error that the command line prints without a traceback."""
+    with pytest.raises(UserError, match=words):
+        make_detector(name, **changes)
 
 
 @pytest.mark.parametrize("name", DETECTORS)
