@@ -4,42 +4,62 @@ python scripts/resume_trial.py                                   # 20 kills x {0
 python scripts/resume_trial.py --kills 5 --workers 0 --ranks 1   # a part of it
 python scripts/resume_trial.py --folder runs/trial -- detector=retina neck.channels=64
 
-Every trial is `python train.py …` killed with SIGKILL (all its processes at once), then the same command with
-`ckpt=last`. Compared are the SHA-256 of the final weights and optimiser state, and metrics.csv byte by byte. Writes a
-table to FOLDER/trial.md and ends with status 1 if anything differs.
+Every life is `python train.py …`, killed with SIGKILL (all its processes at one stroke) between the start of the
+training and its end, then the same command with `ckpt=last`. Compared are the SHA-256 of the final weights, optimiser
+and schedule, and metrics.csv byte by byte. The lives are forked from this process, which has imported everything:
+hundreds of fresh interpreters would spend nine tenths of the time importing torch. Writes a table to FOLDER/trial.md
+and ends with status 1 if anything differs.
 """
 
 from __future__ import annotations
 
 import argparse
 import hashlib
+import multiprocessing
 import os
 import random
+import runpy
+import shutil
 import signal
-import subprocess
+import socket
 import sys
 import tempfile
 import time
 from dataclasses import dataclass
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
+import torch
+
+import ifpn.data
+import ifpn.detectors
+import ifpn.training.callbacks
+import ifpn.training.run  # noqa: F401  imported for the lives
 from ifpn.training.checkpoint import newest_valid, read_checkpoint
 
 ROOT = Path(__file__).resolve().parents[1]
+FORK = multiprocessing.get_context("fork")
 SETTINGS = (
-    "data.generate.num_train=24",
-    "data.generate.num_val=4",
+    "data.generate.num_train=8",
+    "data.generate.num_val=2",
     "backbone.weights=none",
+    "backbone.frozen_stages=5",
     "neck.channels=16",
+    "neck.dropout=0.1",
     "detector.num_convs=1",
-    "schedule.min_size=[64]",
-    "schedule.max_size=128",
-    "schedule.max_epochs=3",
+    "solver.train_evals=4",
+    "solver.backward.max_vjps=3",
+    "schedule.min_size=[32,64]",
+    "schedule.max_size=96",
+    "schedule.max_epochs=2",
     "callbacks.last.every_n_steps=2",
     "trainer.log_every_n_steps=1",
+    "trainer.accelerator=cpu",
     "~callbacks.run_report",
+    "~callbacks.export",
 )
+PATIENCE = 600.0  # seconds that a life may take; it takes three
 
 
 @dataclass(frozen=True)
@@ -49,27 +69,67 @@ class Setting:
 
     def overrides(self) -> list[str]:
         devices = ["trainer=ddp", f"trainer.devices={self.ranks}"] if self.ranks > 1 else []
-        batch = f"schedule.batch_size={4 // self.ranks}"
-        return [f"data.workers={self.workers}", *devices, "trainer.accelerator=cpu", batch]
+        return [f"data.workers={self.workers}", *devices, f"schedule.batch_size={2 // self.ranks}"]
 
 
-def start(folder: Path, overrides: list[str]) -> subprocess.Popen[bytes]:
-    command = [sys.executable, "train.py", *overrides, f"run_dir={folder}"]
-    with open(f"{folder}.log", "ab") as log:
-        # A session of its own, so that all ranks and loader workers can be killed at one stroke.
-        return subprocess.Popen(command, cwd=ROOT, stdout=log, stderr=log, start_new_session=True)
+class Life:
+    """One training, `ranks` processes in a process group of their own. Output goes to `<folder>.log`."""
+
+    def __init__(self, folder: Path, overrides: list[str], ranks: int) -> None:
+        self.folder = folder
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port = probe.getsockname()[1]
+        self.processes: list[BaseProcess] = []
+        for rank in range(ranks):
+            group = self.processes[0].pid if self.processes else 0
+            arguments = [*overrides, f"run_dir={folder}"]
+            process = FORK.Process(target=_live, args=(arguments, f"{folder}.log", group, rank, ranks, port))
+            process.start()
+            self.processes.append(process)
+
+    def over(self) -> bool:
+        return any(p.exitcode is not None for p in self.processes)
+
+    def wait_for_training(self) -> float:
+        """Until the run folder is prepared and training begins (or the run has failed); the time of the clock then."""
+        deadline = time.monotonic() + PATIENCE
+        mark = self.folder / "config.yaml"
+        before = mark.stat().st_mtime_ns if mark.exists() else 0
+        while not self.over() and time.monotonic() < deadline:
+            if mark.exists() and mark.stat().st_mtime_ns != before:
+                break
+            time.sleep(0.01)
+        return time.monotonic()
+
+    def kill(self) -> None:
+        os.killpg(int(self.processes[0].pid or 0), signal.SIGKILL)
+        for process in self.processes:
+            process.join()
+
+    def finish(self) -> None:
+        for process in self.processes:
+            process.join(PATIENCE)
+        if any(p.exitcode != 0 for p in self.processes):
+            raise SystemExit(f"a run that nobody killed failed: see {self.folder}.log")
 
 
-def finish(folder: Path, overrides: list[str]) -> float:
-    """Run to the end; the seconds it took."""
-    began = time.monotonic()
-    if start(folder, overrides).wait() != 0:
-        raise SystemExit(f"a run that nobody killed failed: see {folder}.log")
-    return time.monotonic() - began
+def _live(arguments: list[str], log: str, group: int, rank: int, ranks: int, port: int) -> None:
+    os.setpgid(0, group)
+    output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    os.dup2(output, 1)
+    os.dup2(output, 2)
+    if ranks > 1:
+        # What Lightning sets for the processes it starts.
+        os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "NODE_RANK": "0"}
+        os.environ |= {"LOCAL_RANK": str(rank), "WORLD_SIZE": str(ranks)}
+    os.chdir(ROOT)
+    sys.argv = ["train.py", *arguments]
+    runpy.run_path("train.py", run_name="__main__")
 
 
 def left_by(folder: Path) -> tuple[str, str]:
-    """(SHA-256 of weights and optimiser state, metrics.csv)."""
+    """(SHA-256 of weights, optimiser and schedule, metrics.csv)."""
     checkpoint = read_checkpoint(folder / "last.ckpt")
     digest = hashlib.sha256()
     for part in ("state_dict", "optimizer_states", "lr_schedulers"):
@@ -79,7 +139,7 @@ def left_by(folder: Path) -> tuple[str, str]:
 
 def _plain(value: Any) -> Any:
     """Tensors as hashes of their bytes, so that the whole can be written as text."""
-    if hasattr(value, "numpy"):
+    if isinstance(value, torch.Tensor):
         return hashlib.sha256(value.contiguous().numpy().tobytes()).hexdigest()
     if isinstance(value, dict):
         return [(str(k), _plain(value[k])) for k in sorted(value, key=str)]
@@ -88,31 +148,43 @@ def _plain(value: Any) -> Any:
     return value
 
 
+def kill_once(folder: Path, overrides: list[str], ranks: int, seconds: float, draw: random.Random) -> int:
+    """Start a run and kill it at a random moment of its training; the step of its newest checkpoint (0: none)."""
+    while True:
+        shutil.rmtree(folder, ignore_errors=True)
+        life = Life(folder, overrides, ranks)
+        life.wait_for_training()
+        time.sleep(draw.uniform(0, seconds))
+        if not life.over():
+            break
+        life.finish()  # too late: another moment is drawn
+    life.kill()
+    checkpoints = list(folder.glob("*.ckpt"))
+    return int(read_checkpoint(newest_valid(folder))["global_step"]) if checkpoints else 0
+
+
 def trial(setting: Setting, kills: int, folder: Path, more: list[str], draw: random.Random) -> tuple[str, bool]:
     """A row of the table, and whether everything was equal."""
     overrides = [*SETTINGS, f"data.root={folder}/data", *setting.overrides(), *more]
     name = f"workers{setting.workers}_ranks{setting.ranks}"
-    whole = folder / f"{name}_whole"
-    seconds = finish(whole, overrides)
-    expected = left_by(whole)
+    whole = Life(folder / f"{name}_whole", overrides, setting.ranks)
+    began = whole.wait_for_training()
+    whole.finish()
+    seconds = time.monotonic() - began
+    expected = left_by(whole.folder)
     same_weights = same_metrics = 0
     steps = []
     for number in range(kills):
         run = folder / f"{name}_kill{number}"
-        process = start(run, overrides)
-        time.sleep(draw.uniform(0, seconds))
-        if process.poll() is None:
-            os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
-        checkpoints = list(run.glob("*.ckpt"))
-        steps.append(int(read_checkpoint(newest_valid(run))["global_step"]) if checkpoints else 0)
-        # Before config.yaml there is nothing to continue: the run is simply started again.
-        finish(run, [*overrides, *(["ckpt=last"] if (run / "config.yaml").exists() else [])])
+        steps.append(kill_once(run, overrides, setting.ranks, seconds, draw))
+        Life(run, [*overrides, "ckpt=last"], setting.ranks).finish()
         found = left_by(run)
         same_weights += found[0] == expected[0]
         same_metrics += found[1] == expected[1]
         verdict = "equal" if found == expected else "DIFFERENT"
         print(f"{name}: kill {number + 1}/{kills}, newest checkpoint at step {steps[-1]}: {verdict}", flush=True)
+        if found == expected:
+            shutil.rmtree(run)
     cells = (setting.workers, setting.ranks, kills, f"{min(steps)} to {max(steps)}", same_weights, same_metrics)
     row = f"| {' | '.join(map(str, cells))} |"
     return row, same_weights == same_metrics == kills
@@ -129,6 +201,7 @@ def main() -> None:
     arguments = parser.parse_args()
     folder = arguments.folder.absolute() if arguments.folder else Path(tempfile.mkdtemp(prefix="resume_trial_"))
     folder.mkdir(parents=True, exist_ok=True)
+    torch.set_num_threads(1)  # a thread pool does not survive a fork
     settings = [Setting(w, r) for w in arguments.workers for r in arguments.ranks]
     draw = random.Random(arguments.seed)
     rows = [trial(s, arguments.kills, folder, arguments.overrides, draw) for s in settings]

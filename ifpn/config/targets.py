@@ -2,16 +2,29 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterator, Mapping, Sequence
+from importlib import import_module
+from types import ModuleType
 from typing import Any
-
-from hydra.utils import get_object
 
 from ifpn.config.errors import ConfigError
 
-# A prefix ends with a dot: everything below that package. Without a dot: exactly that name.
+# With a dot at the end: everything below that package. Without: exactly that name.
 ALLOWED = (
-    "ifpn.",
+    "ifpn.backbones.",
+    "ifpn.csc.",
+    "ifpn.data.",
+    "ifpn.detectors.",
+    "ifpn.necks.",
+    "ifpn.reports.media.WandbRun",
+    "ifpn.solvers.",
+    "ifpn.training.Cosine",
+    "ifpn.training.MultiStep",
+    "ifpn.training.Recipe",
+    "ifpn.training.callbacks.",
+    "ifpn.training.distributed.",
+    "ifpn.training.metrics_log.",
     "torch.optim.",
     "pytorch_lightning.Trainer",
     "pytorch_lightning.callbacks.",
@@ -20,32 +33,77 @@ ALLOWED = (
     "pytorch_lightning.profilers.",
     "pytorch_lightning.strategies.",
 )
+# Lightning exports classes of its other package as its own.
+SAME_HOME = {"lightning_fabric": "pytorch_lightning"}
 
 
 def check_targets(node: Any) -> None:
-    """Raise ConfigError if any `_target_` below `node` (a mapping or list, nested) is outside `ALLOWED`."""
+    """Check every `_target_` below `node`, a mapping or list, nested.
+
+    Raises:
+        ConfigError: one is outside `ALLOWED`, or is not a class or function of a module there.
+    """
     for path, target in _targets(node, ""):
-        if not _is_allowed(target):
-            raise ConfigError(
-                f"{path}={target!r} is not allowed: a configuration may only name classes below {', '.join(ALLOWED)}. "
-                "Register your own class by adding its package to ALLOWED in ifpn/config/targets.py."
-            )
+        if not isinstance(target, str) or not _begins_well(target):
+            raise ConfigError(_refusal(path, target))
+        parent, name = _locate(target)
+        if parent is None:
+            raise ConfigError(f"{path}={target!r} is not allowed, because there is no such thing: {name}.")
+        if not _is_own(parent, name):
+            raise ConfigError(_refusal(path, target))
 
 
-def _is_allowed(target: object) -> bool:
-    if not isinstance(target, str) or any(part.startswith("_") or not part for part in target.split(".")):
+def _refusal(path: str, target: object) -> str:
+    return (
+        f"{path}={target!r} is not allowed: a configuration may only name classes and functions that are defined in "
+        f"{', '.join(a.removesuffix('.') for a in ALLOWED)}. "
+        "Add your own package to ALLOWED in ifpn/config/targets.py."
+    )
+
+
+def _begins_well(target: str) -> bool:
+    if any(part.startswith("_") or not part.isidentifier() for part in target.split(".")):
         return False
-    if not _matches(target):
+    return any(target.startswith(a) if a.endswith(".") else target == a for a in ALLOWED)
+
+
+def _locate(target: str) -> tuple[ModuleType | None, str]:
+    """(the module, the rest of the name), or (None, why there is no such thing)."""
+    parts = target.split(".")
+    for end in range(len(parts) - 1, 0, -1):
+        name = ".".join(parts[:end])
+        try:
+            module = import_module(name)
+        except ModuleNotFoundError as error:
+            # Of this very name: a shorter one may be the module. Of another: the module is there, and broken.
+            if error.name is None or not f"{name}.".startswith(f"{error.name}."):
+                return None, str(error)
+            continue
+        if not hasattr(module, parts[end]):
+            public = sorted(getattr(module, "__all__", None) or [])
+            return None, f"{name} has no {parts[end]}" + (f"; it has {', '.join(public)}" if public else "")
+        return module, ".".join(parts[end:])
+    return None, f"no module named {parts[0]}"
+
+
+def _is_own(module: ModuleType, name: str) -> bool:
+    """A class or function that belongs to `module`: no method, no other module's function reached through an import.
+
+    What counts is where it was defined: `ifpn.csc.some_module.os.system` begins well and ends elsewhere. A package may
+    show what is defined in its own modules, a class also what it takes from a neighbour.
+    """
+    if "." in name:
         return False
-    # `ifpn.some_module.os.system` begins well and ends elsewhere: what counts is where the object was defined.
-    found = get_object(target)
-    return _matches(f"{getattr(found, '__module__', '')}.{getattr(found, '__qualname__', '')}", home=True)
+    found = getattr(module, name)
+    home = str(getattr(found, "__module__", ""))
+    if inspect.isclass(found):
+        return _top(home) == _top(module.__name__)
+    return inspect.isfunction(found) and f"{home}.".startswith(f"{module.__name__}.")
 
 
-def _matches(name: str, home: bool = False) -> bool:
-    # A class is defined below the package that exports it: pytorch_lightning.Trainer lives in ….trainer.trainer.
-    prefixes = [a.split(".")[0] + "." if home and a.startswith("pytorch_lightning") else a for a in ALLOWED]
-    return any(name.startswith(p) if p.endswith(".") else name == p for p in prefixes)
+def _top(module: str) -> str:
+    top = module.partition(".")[0]
+    return SAME_HOME.get(top, top)
 
 
 def _targets(node: Any, path: str) -> Iterator[tuple[str, object]]:
