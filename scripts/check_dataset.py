@@ -1,7 +1,9 @@
 """Check a COCO-format folder wholly: counts, every defect with its ids, and a page of pictures with boxes.
 
     python scripts/check_dataset.py ROOT [--out FOLDER]
+    python scripts/check_dataset.py ROOT --iou-crop 0.5 --color-jitter 0.4    # as data.augment.iou_crop=0.5 … trains
 
+Each picture stands on the page twice: as it is, and as training with these settings sees it (alone: the flip).
 Writes report.txt, report.json and a page of pictures per split into FOLDER (default: ./dataset_check), prints the
 text, and ends with status 1 if there are defects, 2 if a split cannot be read at all.
 """
@@ -24,6 +26,16 @@ def main() -> int:
     sets: list[CocoDataset] = []
     remarks: list[str] = []
     failed = False
+    try:
+        augment = Augment(
+            color_jitter=arguments.color_jitter,
+            iou_crop=arguments.iou_crop,
+            scale_jitter=arguments.scale_jitter,
+            jitter_size=arguments.jitter_size,
+        )
+    except ValueError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
     arguments.out.mkdir(parents=True, exist_ok=True)
     for split in ("train", "val"):
         try:
@@ -41,7 +53,6 @@ def main() -> int:
             continue
         reports.append(report)
         sets.append(data)
-        augment = Augment(iou_crop=0.5, color_jitter=0.2)
         draw_page(data, augment, arguments.out / f"{split}.png", count=arguments.pictures, seed=0)
     if len(sets) == 2:
         shared = shared_files(sets[0].annotations, sets[1].annotations)
@@ -66,6 +77,11 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--pictures", type=int, default=8, help="pictures per split on the page (each drawn twice)")
     parser.add_argument("--max-pixels", type=int, default=None)
     parser.add_argument("--follow-links", action="store_true")
+    off = Augment()
+    parser.add_argument("--color-jitter", type=float, default=off.color_jitter, help="data.augment.color_jitter")
+    parser.add_argument("--iou-crop", type=float, default=off.iou_crop, help="data.augment.iou_crop")
+    parser.add_argument("--scale-jitter", type=float, nargs=2, default=None, help="data.augment.scale_jitter")
+    parser.add_argument("--jitter-size", type=int, default=off.jitter_size, help="data.augment.jitter_size")
     for split in ("train", "val"):
         parser.add_argument(f"--{split}-annotations", default=None)
         parser.add_argument(f"--{split}-images", default=None)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -16,10 +15,12 @@ from ifpn.data.augment import Augment
 from ifpn.data.check import SIZE_BINS, SplitReport
 from ifpn.data.dataset import CocoDataset
 from ifpn.data.decode import BadImage
+from ifpn.reports.boxes import draw_boxes, labelled, to_picture
+from ifpn.reports.style import INK, font
 
-TILE = 320  # pixels of a picture's longer side on the page
+TILE = 440  # pixels of a picture's longer side on the page
+COLUMNS, GAP, CAPTION, TEXT = 4, 10, 20, 13
 SHOWN = 20  # defects of each kind in the text; the JSON has all
-_COLOURS = ("#e6194b", "#3cb44b", "#4363d8", "#f58231", "#911eb4", "#008080", "#9a6324", "#000075", "#e0b000")
 
 
 def as_text(reports: Sequence[SplitReport], remarks: Sequence[str] = ()) -> str:
@@ -69,35 +70,31 @@ def draw_page(data: CocoDataset, augment: Augment, path: Path, *, count: int, se
             continue
         boxes, labels = torch.as_tensor(target["boxes"]), torch.as_tensor(target["labels"])
         caption = f"image {target['image_id']}"
-        tiles.append(draw_boxes(image, boxes, labels, data.annotations.categories.names, caption))
+        tiles.append(draw_tile(image, boxes, labels, data.annotations.categories.names, caption))
         seen = augment(image, boxes, labels, (seed, 0, int(index)))
-        tiles.append(draw_boxes(*seen, data.annotations.categories.names, f"{caption}, augmented"))
+        tiles.append(draw_tile(*seen, data.annotations.categories.names, f"{caption}, augmented"))
     if not tiles:
         return 0
-    columns = min(len(tiles), 2 * max(1, round(math.sqrt(len(tiles) / 2) / 1.2)))
-    rows = math.ceil(len(tiles) / columns)
-    page = Image.new("RGB", (columns * (TILE + 8) + 8, rows * (TILE + 8) + 8), "white")
-    for i, tile in enumerate(tiles):
-        page.paste(tile, (8 + (i % columns) * (TILE + 8), 8 + (i // columns) * (TILE + 8)))
+    columns = min(len(tiles), COLUMNS)
+    rows = [tiles[first : first + columns] for first in range(0, len(tiles), columns)]
+    heights = [max(tile.height for tile in row) for row in rows]
+    page = Image.new("RGB", (columns * (TILE + GAP) + GAP, sum(heights) + GAP * (len(rows) + 1)), "white")
+    top = GAP
+    for row, height in zip(rows, heights, strict=True):
+        for column, tile in enumerate(row):
+            page.paste(tile, (GAP + column * (TILE + GAP), top))
+        top += height + GAP
     page.save(path)
     return len(tiles) // 2
 
 
-def draw_boxes(image: Tensor, boxes: Tensor, labels: Tensor, names: Sequence[str], caption: str) -> Image.Image:
-    """A picture of at most TILE pixels a side with its boxes (M, 4) xyxy and class names."""
-    picture = Image.fromarray(image.permute(1, 2, 0).numpy())
+def draw_tile(image: Tensor, boxes: Tensor, labels: Tensor, names: Sequence[str], caption: str) -> Image.Image:
+    """A caption over a picture of at most TILE pixels a side with its boxes (M, 4) xyxy and class names."""
+    picture = to_picture(image)
     scale = TILE / max(picture.size)
-    picture = picture.resize([max(1, round(side * scale)) for side in picture.size], Image.Resampling.BILINEAR)
-    pen = ImageDraw.Draw(picture)
-    for box, label in zip((boxes * scale).tolist(), labels.tolist(), strict=True):
-        colour = _COLOURS[label % len(_COLOURS)]
-        pen.rectangle(box, outline=colour, width=2)
-        _write(pen, (box[0] + 3, box[1] + 2), names[label], colour)
-    _write(pen, (4, picture.height - 14), caption, "#303030")
-    return picture
-
-
-def _write(pen: ImageDraw.ImageDraw, at: tuple[float, float], text: str, colour: str) -> None:
-    # Pillow's built-in font knows Latin letters only
-    printable = text.encode("latin-1", "replace").decode("latin-1")
-    pen.text(at, printable, fill="white", stroke_width=2, stroke_fill=colour)
+    picture = picture.resize([max(1, round(side * scale)) for side in picture.size], Image.Resampling.BICUBIC)
+    draw_boxes(picture, labelled(boxes, labels, None, 0.0), names, scale=scale, text_size=TEXT)
+    tile = Image.new("RGB", (picture.width, picture.height + CAPTION), "white")
+    tile.paste(picture, (0, CAPTION))
+    ImageDraw.Draw(tile).text((0, 2), caption, fill=INK, font=font(TEXT))
+    return tile
