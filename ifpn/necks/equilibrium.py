@@ -2,12 +2,13 @@
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
 from ifpn.csc import DeformableConv
+from ifpn.csc.norm import group_norm
 from ifpn.necks.neck import ExtraLevelsFrom, Neck, check_halving
 from ifpn.necks.once import once_per_solve
 from ifpn.necks.projection import NormLayer, Projection
@@ -33,6 +34,8 @@ class EquilibriumNeck(Neck):
         g: the function inside the iteration, whatever its arguments.
         solver: None is ``Equilibrium()``.
         jacobian_weight: weight of the Jacobian penalty; 0 switches it off.
+        input_norm: GroupNorm with own parameters per level on B.
+        compile: see :meth:`call_g`.
 
     Raises:
         ValueError: for a negative weight, or a positive one with deformable kernels in ``g``.
@@ -49,10 +52,14 @@ class EquilibriumNeck(Neck):
         make_g: Callable[[int, int], nn.Module],
         solver: Policy | None,
         jacobian_weight: float,
+        input_norm: bool,
+        compile: bool,
     ) -> None:
         super().__init__(in_channels_list, out_channels, extra_blocks, extra_levels)
         self.projection = Projection(in_channels_list, out_channels, self.extra_levels, norm_layer)
-        self.g = make_g(out_channels, len(in_channels_list) + (0 if self.extra_levels == "none" else 2))
+        num_levels = len(in_channels_list) + (0 if self.extra_levels == "none" else 2)
+        self.input_norm = nn.ModuleList(group_norm(out_channels) for _ in range(num_levels)) if input_norm else None
+        self.g = make_g(out_channels, num_levels)
         self.solver: Policy = Equilibrium() if solver is None else solver
         if jacobian_weight < 0:
             raise ValueError(f"jacobian_penalty must not be negative, got {jacobian_weight}")
@@ -62,14 +69,34 @@ class EquilibriumNeck(Neck):
                 "set neck.jacobian_penalty=0 or csc.deform=false"
             )
         self.jacobian_weight = jacobian_weight
+        self.compile_g = compile
+        self._compiled: Callable[..., Levels] | None = None
 
     def iterate(self, p: Levels, b: Levels) -> Levels:
         """One evaluation of the iteration's right-hand side."""
         raise TypeError(f"{type(self).__name__} defines no iterate(); use ImplicitFPN or MDEQNeck")
 
+    def call_g(self, *arguments: Levels) -> Levels:
+        """G, through ``torch.compile`` if asked to, in the evaluations that only search.
+
+        The one evaluation under autograd stays eager. A compiled backward always computes all its gradients, the
+        parameters' too, so each of the adjoint's products, which need that of the state alone, would cost
+        nearly twice as much (docs/solver.md).
+        """
+        if not self.compile_g or torch.is_grad_enabled():
+            outputs: Levels = self.g(*arguments)
+            return outputs
+        if self._compiled is None:
+            self._compiled = torch.compile(self.g.forward)
+        return self._compiled(*arguments)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Without the compiled G: it belongs to this object's weights."""
+        return {**super().__getstate__(), "_compiled": None}
+
     def pyramid(self, features: Levels) -> Levels:
         """Backbone levels to P*, fp32, contiguous. ``Unroll(0)`` gives B: P^0 is zero for every image."""
-        b: Levels = self.projection(features)
+        b = self._b(features)
         check_halving(b)
         if isinstance(self.solver, Unroll) and self.solver.steps == 0:
             self.stats = None
@@ -95,11 +122,18 @@ class EquilibriumNeck(Neck):
                 evaluation budget and one evaluation.
         """
         with _in_evaluation(self), torch.no_grad(), once_per_solve(self.g):
-            b: Levels = self.projection(list(x.values()))
+            b = self._b(list(x.values()))
             layout = Layout.of(b)
             f = self._on_states(layout, b)
             p, _ = self.solver(f, layout.zeros(b[0]), training=False)
             return spectral_radius(f, p, iters)
+
+    def _b(self, features: Levels) -> Levels:
+        """Backbone levels to B."""
+        b: Levels = self.projection(features)
+        if self.input_norm is None:
+            return b
+        return [norm(level) for norm, level in zip(self.input_norm, b, strict=True)]
 
     def _on_states(self, layout: Layout, b: Levels) -> Callable[[Tensor], Tensor]:
         """:meth:`iterate` on flat states (N, D)."""

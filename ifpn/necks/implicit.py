@@ -42,7 +42,10 @@ class ImplicitFPN(EquilibriumNeck):
         weight_norm: weight norm on the convolutions of G (paper Sec. 4.2).
         dropout: rate of the variational dropout in the residual blocks (paper Sec. 4.2 names no rate).
         output_norm: GroupNorm on G's output: keeps the iteration bounded when training drives it apart.
+        input_norm: GroupNorm with own parameters per level on B: puts B on the scale of P where the backbone's
+            features are not of the order of 1 (EfficientNet-Lite's are near 8).
         jacobian_penalty: weight of the estimated ||dG/dP||_F^2 / D at P* in ``auxiliary_losses["jacobian"]``.
+        compile: ``torch.compile`` for the evaluations that search P*; the graded one stays eager.
 
     Raises:
         ValueError: for a G without parameters, rates or weights out of range, and a Jacobian penalty with
@@ -63,7 +66,9 @@ class ImplicitFPN(EquilibriumNeck):
         weight_norm: bool = True,
         dropout: float = 0.05,
         output_norm: bool = False,
+        input_norm: bool = False,
         jacobian_penalty: float = 0.0,
+        compile: bool = False,
     ) -> None:
         super().__init__(
             in_channels_list,
@@ -81,9 +86,10 @@ class ImplicitFPN(EquilibriumNeck):
             ),
             solver=solver,
             jacobian_weight=jacobian_penalty,
+            input_norm=input_norm,
+            compile=compile,
         )
 
     def iterate(self, p: list[Tensor], b: list[Tensor]) -> list[Tensor]:
         """G(P + B), Eq. 7."""
-        outputs: list[Tensor] = self.g([p_l + b_l for p_l, b_l in zip(p, b, strict=True)])
-        return outputs
+        return self.call_g([p_l + b_l for p_l, b_l in zip(p, b, strict=True)])

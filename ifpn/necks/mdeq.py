@@ -28,7 +28,9 @@ class MDEQNeck(EquilibriumNeck):
         groups: GroupNorm groups, half of them after the fusion; even, and divides C.
         weight_norm: weight norm on the convolutions of the blocks and after the fusion, as MDEQ.
         dropout: rate of the variational dropout in the blocks.
+        input_norm: as :class:`ImplicitFPN`.
         jacobian_penalty: weight of the estimated ||dF/dP||_F^2 / D at P* in ``auxiliary_losses["jacobian"]``.
+        compile: ``torch.compile`` for the evaluations that search P*; the graded one stays eager.
 
     Raises:
         ValueError: for groups that are odd or do not divide C, and rates or weights out of range.
@@ -47,7 +49,9 @@ class MDEQNeck(EquilibriumNeck):
         groups: int = 8,
         weight_norm: bool = True,
         dropout: float = 0.05,
+        input_norm: bool = False,
         jacobian_penalty: float = 0.0,
+        compile: bool = False,
     ) -> None:
         super().__init__(
             in_channels_list,
@@ -60,12 +64,13 @@ class MDEQNeck(EquilibriumNeck):
             ),
             solver=solver,
             jacobian_weight=jacobian_penalty,
+            input_norm=input_norm,
+            compile=compile,
         )
 
     def iterate(self, p: list[Tensor], b: list[Tensor]) -> list[Tensor]:
         """F(P, B)."""
-        outputs: list[Tensor] = self.g(p, b)
-        return outputs
+        return self.call_g(p, b)
 
 
 class MDEQFunction(nn.Module):

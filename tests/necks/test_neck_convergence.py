@@ -69,3 +69,16 @@ def test_without_cross_scale_block_only_the_output_norm_gives_a_fixed_point(
 ) -> None:
     assert residual(photograph, NoFusion) > 5e-2
     assert residual(photograph, NoFusion, output_norm=True) < 5e-2
+
+
+def test_input_norm_makes_the_pyramid_independent_of_the_scale_of_the_features() -> None:
+    """GN(s B) = GN(B): a backbone whose features are ten times as large gives the same P*."""
+    torch.manual_seed(0)
+    neck = ImplicitFPN([8, 8, 8], 16, input_norm=True, output_norm=True).eval()
+    features = {f"c{i}": torch.randn(2, 8, size, size) for i, size in ((3, 32), (4, 16), (5, 8))}
+    with torch.no_grad():
+        small, large = neck(features), neck({name: 10 * level for name, level in features.items()})
+    for name, level in small.items():
+        # GroupNorm's eps of 1e-5 is the only difference; the smallest variance here is of the order of 1e-1
+        torch.testing.assert_close(large[name], level, rtol=0, atol=5e-3)
+        assert float(level.std()) > 0.1, name
