@@ -88,6 +88,7 @@ RULES: dict[str, Allowed] = {
     "neck.residual_block": SWITCH,
     "neck.weight_norm": SWITCH,
     "neck.output_norm": SWITCH,
+    "neck.compile": SWITCH,
     "neck.dropout": number(0, 0.9),
     "neck.jacobian_penalty": number(0),
     "neck.repeats": whole(1, 100),
