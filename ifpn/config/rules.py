@@ -88,6 +88,8 @@ RULES: dict[str, Allowed] = {
     "neck.residual_block": SWITCH,
     "neck.weight_norm": SWITCH,
     "neck.output_norm": SWITCH,
+    "neck.input_norm": SWITCH,
+    "neck.add_input": SWITCH,
     "neck.compile": SWITCH,
     "neck.dropout": number(0, 0.9),
     "neck.jacobian_penalty": number(0),
@@ -125,6 +127,10 @@ RULES: dict[str, Allowed] = {
     "callbacks.run_report.samples": whole(1, 64),
     "callbacks.run_report.score_threshold": number(0, 1),
     "score_threshold": number(0, 1),
+    "on_bad_image": one_of("skip", "refuse"),
+    "confusion.iou_threshold": number(0, 1, open_low=True),
+    "confusion.score_threshold": number(0, 1),
+    "test_evals": optional(EVALS),
 }
 
 

@@ -35,6 +35,7 @@ class EquilibriumNeck(Neck):
         solver: None is ``Equilibrium()``.
         jacobian_weight: weight of the Jacobian penalty; 0 switches it off.
         input_norm: GroupNorm with own parameters per level on B.
+        add_input: return P* + B instead of P*.
         compile: see :meth:`call_g`.
 
     Raises:
@@ -53,12 +54,14 @@ class EquilibriumNeck(Neck):
         solver: Policy | None,
         jacobian_weight: float,
         input_norm: bool,
+        add_input: bool,
         compile: bool,
     ) -> None:
         super().__init__(in_channels_list, out_channels, extra_blocks, extra_levels)
         self.projection = Projection(in_channels_list, out_channels, self.extra_levels, norm_layer)
         num_levels = len(in_channels_list) + (0 if self.extra_levels == "none" else 2)
         self.input_norm = nn.ModuleList(group_norm(out_channels) for _ in range(num_levels)) if input_norm else None
+        self.add_input = add_input
         self.g = make_g(out_channels, num_levels)
         self.solver: Policy = Equilibrium() if solver is None else solver
         if jacobian_weight < 0:
@@ -95,7 +98,7 @@ class EquilibriumNeck(Neck):
         return {**super().__getstate__(), "_compiled": None}
 
     def pyramid(self, features: Levels) -> Levels:
-        """Backbone levels to P*, fp32, contiguous. ``Unroll(0)`` gives B: P^0 is zero for every image."""
+        """Backbone levels to P* (or P* + B), fp32, contiguous. ``Unroll(0)`` gives B: P^0 is zero for every image."""
         b = self._b(features)
         check_halving(b)
         if isinstance(self.solver, Unroll) and self.solver.steps == 0:
@@ -108,7 +111,10 @@ class EquilibriumNeck(Neck):
             if self.training and self.jacobian_weight > 0 and torch.is_grad_enabled():
                 z = p.detach().requires_grad_()
                 self.auxiliary_losses["jacobian"] = self.jacobian_weight * jacobian_penalty(f(z), z)
-        return [level.contiguous() for level in layout.views(p)]
+        levels = layout.views(p)
+        if self.add_input:
+            return [p_l + b_l for p_l, b_l in zip(levels, b, strict=True)]
+        return [level.contiguous() for level in levels]
 
     def spectral_radius(self, x: Mapping[str, Tensor], iters: int = 25) -> Tensor:
         """Spectral radius of df/dP at P*, per image: (N,) float64. Above 1 there is nothing to converge to.

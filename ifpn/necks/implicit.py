@@ -24,7 +24,8 @@ class ImplicitFPN(EquilibriumNeck):
 
     Within one forward, weight norm is computed once, dropout masks are drawn once, and BatchNorm, if the csc
     has it, normalises each evaluation by its own batch and updates its running statistics once, in the last
-    evaluation, which is at P* (:func:`ifpn.necks.once.once_per_solve`). The head works on P*, not on P* + B.
+    evaluation, which is at P* (:func:`ifpn.necks.once.once_per_solve`). The head works on P*;
+    on P* + B with ``add_input``.
 
     Args:
         in_channels_list: channels of the backbone levels, fine to coarse, each of half the size of the one
@@ -44,6 +45,8 @@ class ImplicitFPN(EquilibriumNeck):
         output_norm: GroupNorm on G's output: keeps the iteration bounded when training drives it apart.
         input_norm: GroupNorm with own parameters per level on B: puts B on the scale of P where the backbone's
             features are not of the order of 1 (EfficientNet-Lite's are near 8).
+        add_input: the neck returns P* + B, the argument of G, instead of P*: a short way for the gradient from
+            the head to the backbone.
         jacobian_penalty: weight of the estimated ||dG/dP||_F^2 / D at P* in ``auxiliary_losses["jacobian"]``.
         compile: ``torch.compile`` for the evaluations that search P*; the graded one stays eager.
 
@@ -67,6 +70,7 @@ class ImplicitFPN(EquilibriumNeck):
         dropout: float = 0.05,
         output_norm: bool = False,
         input_norm: bool = False,
+        add_input: bool = False,
         jacobian_penalty: float = 0.0,
         compile: bool = False,
     ) -> None:
@@ -87,6 +91,7 @@ class ImplicitFPN(EquilibriumNeck):
             solver=solver,
             jacobian_weight=jacobian_penalty,
             input_norm=input_norm,
+            add_input=add_input,
             compile=compile,
         )
 

@@ -28,7 +28,7 @@ class MDEQNeck(EquilibriumNeck):
         groups: GroupNorm groups, half of them after the fusion; even, and divides C.
         weight_norm: weight norm on the convolutions of the blocks and after the fusion, as MDEQ.
         dropout: rate of the variational dropout in the blocks.
-        input_norm: as :class:`ImplicitFPN`.
+        input_norm, add_input: as :class:`ImplicitFPN`.
         jacobian_penalty: weight of the estimated ||dF/dP||_F^2 / D at P* in ``auxiliary_losses["jacobian"]``.
         compile: ``torch.compile`` for the evaluations that search P*; the graded one stays eager.
 
@@ -50,6 +50,7 @@ class MDEQNeck(EquilibriumNeck):
         weight_norm: bool = True,
         dropout: float = 0.05,
         input_norm: bool = False,
+        add_input: bool = False,
         jacobian_penalty: float = 0.0,
         compile: bool = False,
     ) -> None:
@@ -65,6 +66,7 @@ class MDEQNeck(EquilibriumNeck):
             solver=solver,
             jacobian_weight=jacobian_penalty,
             input_norm=input_norm,
+            add_input=add_input,
             compile=compile,
         )
 

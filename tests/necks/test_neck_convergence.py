@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from ifpn.backbones import efficientnet_lite0
 from ifpn.csc import BiFPNLayer, DenseFusion, NASFPNCell, NoFusion, PyramidConv
 from ifpn.necks import ImplicitFPN
-from ifpn.solvers import Equilibrium
+from ifpn.solvers import Equilibrium, Unroll
 
 CSC: dict[str, Callable[[int, int], nn.Module]] = {
     "pyramid": PyramidConv,
@@ -82,3 +82,16 @@ def test_input_norm_makes_the_pyramid_independent_of_the_scale_of_the_features()
         # GroupNorm's eps of 1e-5 is the only difference; the smallest variance here is of the order of 1e-1
         torch.testing.assert_close(large[name], level, rtol=0, atol=5e-3)
         assert float(level.std()) > 0.1, name
+
+
+def test_add_input_returns_the_argument_of_g() -> None:
+    """P* + B with the very P* of the neck without it; B is what ``Unroll(0)`` returns."""
+    features = {f"c{i}": torch.randn(2, 8, size, size) for i, size in ((3, 32), (4, 16), (5, 8))}
+    levels = []
+    for add_input, solver in ((True, None), (False, None), (False, Unroll(0))):
+        torch.manual_seed(0)
+        neck = ImplicitFPN([8, 8, 8], 16, add_input=add_input, solver=solver).eval()
+        with torch.no_grad():
+            levels.append(list(neck(features).values()))
+    for both, p, b in zip(*levels, strict=True):
+        torch.testing.assert_close(both, p + b, rtol=0, atol=0)
