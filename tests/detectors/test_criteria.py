@@ -126,6 +126,35 @@ def test_autoassign_without_any_location_inside() -> None:
     assert all(leaf.grad.abs().max() == 0 for leaf in (prediction.cls_logits, prediction.box_code, criterion.mu))
 
 
+@pytest.mark.parametrize(("x", "y"), [(True, False), (False, True), (True, True)])
+def test_flips_of_image_and_boxes_do_not_change_autoassign(x: bool, y: bool) -> None:
+    """256 px in levels of 33, 17, 9, 5 and 3 points a side, all symmetric about 128; sigma away from 1, mu 0."""
+    cells, side = (33, 17, 9, 5, 3), 256.0
+    priors = make_priors("autoassign", [(n, n) for n in cells])
+    generator = torch.Generator().manual_seed(3)
+    shape = (1, len(priors.points))
+    cls, quality = (torch.randn(*shape, last, generator=generator) for last in (3, 1))
+    prediction = Prediction(cls, (torch.randn(*shape, 4, generator=generator) * 50).relu(), quality)
+    boxes = torch.tensor([[10.0, 12, 60, 71], [30, 5, 190, 100], [20, 30, 200, 250], [101, 99, 103, 102]])
+    axes = [axis for axis, wanted in ((0, y), (1, x)) if wanted]
+
+    def flipped(maps: Tensor) -> Tensor:
+        grids = [g.view(n, n, -1) for g, n in zip(maps[0].split([n * n for n in cells]), cells, strict=True)]
+        return torch.cat([grid.flip(axes).flatten(0, 1) for grid in grids])[None]
+
+    order = [2 if x else 0, 3 if y else 1, 0 if x else 2, 1 if y else 3]  # left, top, right, bottom
+    mirrored = torch.where(torch.tensor([x, y, x, y]), side - boxes[:, [2, 3, 0, 1]], boxes)
+    other = Prediction(flipped(cls), flipped(prediction.box_code)[..., order], flipped(quality))
+    criterion, labels = criterion_of("autoassign", 3), torch.tensor([0, 2, 0, 1])
+    with torch.no_grad():
+        criterion.sigma.copy_(torch.tensor([[0.5, 2.0], [1.0, 1.5], [3.0, 0.7]]))
+    one = criterion(prediction, priors, [{"boxes": boxes, "labels": labels}])
+    two = criterion(other, priors, [{"boxes": mirrored, "labels": labels}])
+    for key, loss in one.items():
+        assert_close(two[key], loss, rtol=1e-5, atol=1e-6)  # sums in another order
+        assert loss > 0
+
+
 def test_running_mean_of_positives_is_kept_in_checkpoints() -> None:
     criterion = criterion_of("retina", 3)
     assert criterion.state_dict()["positives_per_image"] == 50
