@@ -14,6 +14,9 @@ logger = logging.getLogger(__name__)
 
 State = dict[str, Tensor]
 
+FROM_CHECKPOINT = "checkpoint"
+"""As "none", without a word: every weight is about to be replaced by a checkpoint's."""
+
 _WRAPPERS = ("state_dict", "model")  # names under which training programs keep the weights in a file
 _COUNTER = "num_batches_tracked"  # a training counter of nn.BatchNorm2d, not a weight
 
@@ -48,6 +51,8 @@ def load_weights(
     """
     if not isinstance(weights, str) or not weights:
         raise WeightsError(f"weights={weights!r}: allowed are 'imagenet', 'none' or the path of a weights file")
+    if weights == FROM_CHECKPOINT:
+        return
     if weights == "none":
         logger.warning(
             "%s starts from random values. Its frozen parts stay random unless a checkpoint is loaded "

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
+from ifpn.config.errors import ConfigError
+
 if TYPE_CHECKING:
     from torch import nn
 
@@ -41,7 +43,35 @@ def build_detector(cfg: DictConfig, num_classes: int) -> nn.Module:
         image_std=list(backbone.image_std),
     )
     built: nn.Module = instantiate(detector)(body=body, num_classes=num_classes, transform=transform)
+    if cfg.get("compile"):
+        compile_parts(built)
     return built
+
+
+def compile_parts(detector: nn.Module) -> None:
+    """`torch.compile` for the backbone and the head, whose work has the same shape in each step but for image sizes.
+
+    In place: the weights keep their names, so a checkpoint does not tell whether its run was compiled.
+
+    Raises:
+        ConfigError: there is no C++ compiler.
+    """
+    from torch._inductor.cpp_builder import get_cpp_compiler
+    from torch._inductor.exc import InvalidCxxCompiler
+
+    try:
+        get_cpp_compiler()
+    except InvalidCxxCompiler as error:
+        raise ConfigError(
+            "compile=true needs a C++ compiler: install g++ or clang++ (or name one in CXX), or leave compile out."
+        ) from error
+    for name in ("body.backbone", "head", "rpn.head", "roi.head"):
+        try:
+            part = detector.get_submodule(name)
+        except AttributeError:
+            continue
+        # Sizes of images vary: symbolic from the start, or each new size would be compiled anew.
+        part.compile(dynamic=True)
 
 
 def rebuild_detector(config: Mapping[str, Any], num_classes: int) -> nn.Module:
@@ -50,11 +80,14 @@ def rebuild_detector(config: Mapping[str, Any], num_classes: int) -> nn.Module:
     Raises:
         ConfigError: the stored configuration names a class outside the allowed packages.
     """
+    from ifpn.backbones.weights import FROM_CHECKPOINT
     from ifpn.config.targets import check_targets
 
     cfg = OmegaConf.create(dict(config))
     check_targets(cfg)
-    cfg.backbone.weights = "none"
+    cfg.backbone.weights = FROM_CHECKPOINT
+    # A few images are not worth the minute that compiling takes.
+    cfg.compile = False
     return build_detector(cfg, num_classes)
 
 
