@@ -136,6 +136,7 @@ class Neumann:
         u, term = g.clone(), g
         active = size > 0
         status = torch.where(active, int(Status.MAX_EVALS), int(Status.CONVERGED))
+        status.masked_fill_(~torch.isfinite(size), Status.NONFINITE)
         residual = torch.ones_like(size)
         trace = []
         for _ in range(max_vjps):
@@ -155,7 +156,7 @@ class Neumann:
             previous = length
             if rtol > 0 and not bool(active.any()):
                 break
-        residual = torch.where(size > 0, residual, 0.0)
+        residual = torch.where(size == 0, 0.0, residual)
         rows = torch.stack(trace)
         return Solution(u, residual, rows, len(trace), rows.argmin(dim=0), status)
 

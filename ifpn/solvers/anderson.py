@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from ifpn.solvers.history import add_combination, combine, dots, small
+from ifpn.solvers.rules import check_count, check_share
 
 
 @dataclass(frozen=True)
@@ -24,10 +25,8 @@ class Anderson:
     beta: float = 1.0
 
     def __post_init__(self) -> None:
-        if self.m < 1:
-            raise ValueError(f"Anderson: m must be at least 1, got {self.m}")
-        if not 0 < self.beta <= 1:
-            raise ValueError(f"Anderson: beta must lie in (0, 1], got {self.beta}")
+        check_count("Anderson: m", self.m)
+        check_share("Anderson: beta", self.beta)
 
     def start(self, z0: Tensor, max_evals: int) -> _AndersonSteps:
         return _AndersonSteps(min(self.m, max_evals), self.beta, z0)

@@ -24,6 +24,7 @@ import torch
 from torch import Tensor
 
 from ifpn.solvers.history import add_combination, dots, norms, small, worth_it
+from ifpn.solvers.rules import check_count, check_share
 
 
 @dataclass(frozen=True)
@@ -40,10 +41,8 @@ class Broyden:
     memory: int = 32
 
     def __post_init__(self) -> None:
-        if not 0 < self.alpha <= 1:
-            raise ValueError(f"Broyden: alpha must lie in (0, 1], got {self.alpha}")
-        if self.memory < 1:
-            raise ValueError(f"Broyden: memory must be at least 1, got {self.memory}")
+        check_share("Broyden: alpha", self.alpha)
+        check_count("Broyden: memory", self.memory)
 
     def start(self, z0: Tensor, max_evals: int) -> _BroydenSteps:
         return _BroydenSteps(self.alpha, min(self.memory, max_evals), z0)

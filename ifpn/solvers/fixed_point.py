@@ -22,7 +22,7 @@ from ifpn.solvers.anderson import Anderson
 from ifpn.solvers.broyden import Broyden
 from ifpn.solvers.history import norms, worth_it
 from ifpn.solvers.iterate import check_budget, solve
-from ifpn.solvers.rules import StepRule
+from ifpn.solvers.rules import StepRule, check_rule, check_share
 from ifpn.solvers.solution import Map, Solution, Stats
 from ifpn.solvers.state import check_output, flatten
 
@@ -79,8 +79,7 @@ class Phantom:
 
     def __post_init__(self) -> None:
         check_budget("Phantom: steps", self.steps, {})
-        if not 0 < self.tau <= 1:
-            raise ValueError(f"Phantom: tau must lie in (0, 1], got {self.tau}")
+        check_share("Phantom: tau", self.tau)
 
 
 @dataclass(frozen=True)
@@ -89,6 +88,15 @@ class OneStep:
 
 
 Backward = Implicit | Unrolled | Phantom | OneStep
+
+
+def check_backward(owner: str, backward: object) -> None:
+    """Raise TypeError unless `backward` says how to differentiate."""
+    if not isinstance(backward, Backward):
+        raise TypeError(
+            f"{owner}: backward must be Implicit(solver, max_vjps), Unrolled(steps), Phantom(steps, tau) or OneStep(), "
+            f"got {backward!r}"
+        )
 
 
 def fixed_point(
@@ -120,6 +128,9 @@ def fixed_point(
     """
     forward = Forward() if forward is None else forward
     backward = Implicit() if backward is None else backward
+    if not isinstance(forward, Forward):
+        raise TypeError(f"fixed_point: forward must be Forward(solver, max_evals), got {forward!r}")
+    check_backward("fixed_point", backward)
     found = solve(f, z0, forward.solver, max_evals=forward.max_evals, rtol=forward.rtol, atol=forward.atol)
     stats = Stats(found)
     if isinstance(backward, Implicit) and torch.is_grad_enabled():
@@ -196,7 +207,8 @@ class _Inlet(torch.autograd.Function):
         note: _Note = ctx.note
         if note.rest is not None and note.size is not None and note.stats.backward is not None:
             size = norms(note.rest.add_(flatten(grads[0])))
-            residual = torch.where(size > 0, size / note.size, 0.0)
+            residual = torch.where(size == 0, 0.0, size / note.size)
+            residual = torch.where(torch.isfinite(residual), residual, torch.inf)
             note.stats.backward = replace(note.stats.backward, residual=residual)
             note.rest = None
         return None, None, None
@@ -225,9 +237,3 @@ class _Exchange(torch.autograd.Function):
         job.note.rest, job.note.size = g - u, norms(g)
         job.note.stats.backward = replace(solution, value=u.new_empty(0))
         return u.view(grads[0].shape), None
-
-
-def check_rule(owner: str, solver: object) -> None:
-    """Raise TypeError unless `solver` is a step rule."""
-    if not callable(getattr(solver, "start", None)):
-        raise TypeError(f"{owner}: solver must be Broyden(), Anderson() or Picard(), got {solver!r}")

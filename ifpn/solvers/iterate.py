@@ -9,15 +9,14 @@ import torch
 from torch import Tensor
 
 from ifpn.solvers.history import norms, small, worth_it
-from ifpn.solvers.rules import StepRule
+from ifpn.solvers.rules import StepRule, check_count, check_rule
 from ifpn.solvers.solution import Map, Solution, Status
 from ifpn.solvers.state import Best, FlatMap, check_state, flatten
 
 
 def check_budget(name: str, value: int, tolerances: dict[str, float]) -> None:
     """Raise ValueError for a budget below 1 or a negative tolerance."""
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise ValueError(f"{name} must be a whole number, at least 1, got {value!r}")
+    check_count(name, value)
     for key, tolerance in tolerances.items():
         if not tolerance >= 0:
             raise ValueError(f"{key} must be 0 (no tolerance) or positive, got {tolerance}")
@@ -51,9 +50,12 @@ def solve(f: Map, z0: Tensor, solver: StepRule, *, max_evals: int, rtol: float =
         TypeError: z0 or f(z) is not a floating-point tensor.
     """
     check_state(z0)
+    check_rule("solve", solver)
     check_budget("max_evals", max_evals, {"rtol": rtol, "atol": atol})
     with torch.no_grad():
-        solution = iterate(FlatMap(f, z0.shape), flatten(z0), solver, max_evals, rtol, atol)
+        start = flatten(z0)
+        solution = iterate(FlatMap(f, z0.shape), start, solver, max_evals, rtol, atol)
+    _refuse_nonfinite(start, solution)
     return replace(solution, value=solution.value.view(z0.shape))
 
 
@@ -118,8 +120,6 @@ def iterate(
         # f may have returned a tensor it keeps, or z itself: never write into it.
         change = torch.sub(fz, z, out=steps.slot())
         improved = judge.see(evals, change, fz)
-        if evals == 0:
-            _refuse_nonfinite_start(z0, judge)
         best.offer(z, improved)
         evals += 1
         if evals == max_evals or ((rtol > 0 or atol > 0) and not bool(judge.active.any())):
@@ -134,11 +134,11 @@ def iterate(
         z = following
 
 
-def _refuse_nonfinite_start(z0: Tensor, judge: _Judge) -> None:
-    """Raise ValueError if z0 is to blame for a non-finite first evaluation. Looks only on the CPU."""
+def _refuse_nonfinite(z0: Tensor, solution: Solution) -> None:
+    """Raise ValueError if z0 is to blame for a solve that failed from the start. Looks only on the CPU."""
     if z0.device.type != "cpu":
         return
-    failed = (judge.status == Status.NONFINITE).nonzero()[:, 0]
+    failed = torch.isinf(solution.residual).nonzero()[:, 0]
     bad = [int(b) for b in failed if not bool(torch.isfinite(z0[b]).all())]
     if bad:
         raise ValueError(f"z0 holds inf or NaN in sample(s) {bad}; start from finite states, e.g. zeros")

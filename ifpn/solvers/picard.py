@@ -7,6 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ifpn.solvers.rules import check_share
+
 
 @dataclass(frozen=True)
 class Picard:
@@ -15,8 +17,7 @@ class Picard:
     tau: float = 1.0
 
     def __post_init__(self) -> None:
-        if not 0 < self.tau <= 1:
-            raise ValueError(f"Picard: tau must lie in (0, 1], got {self.tau}")
+        check_share("Picard: tau", self.tau)
 
     def start(self, z0: Tensor, max_evals: int) -> _PicardSteps:
         return _PicardSteps(self.tau, z0)

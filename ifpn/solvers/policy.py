@@ -8,10 +8,10 @@ import torch
 from torch import Tensor
 
 from ifpn.solvers.anderson import Anderson
-from ifpn.solvers.fixed_point import Backward, Forward, Implicit, check_rule, fixed_point
+from ifpn.solvers.fixed_point import Backward, Forward, Implicit, check_backward, fixed_point
 from ifpn.solvers.history import norms, small
 from ifpn.solvers.iterate import check_budget
-from ifpn.solvers.rules import StepRule
+from ifpn.solvers.rules import StepRule, check_rule
 from ifpn.solvers.solution import Map, Solution, Stats, Status
 from ifpn.solvers.state import check_output, check_state, flatten, state_dtype
 
@@ -40,6 +40,7 @@ class Equilibrium:
         check_rule("Equilibrium", self.forward)
         check_budget("Equilibrium: train_evals", self.train_evals, {"rtol": self.rtol, "atol": self.atol})
         check_budget("Equilibrium: test_evals", self.test_evals, {})
+        check_backward("Equilibrium", self.backward)
 
     def __call__(self, f: Map, z0: Tensor, *, training: bool) -> tuple[Tensor, Stats]:
         """Solve z = f(z) from z0 (B, ...), see `fixed_point`. `training` chooses the budget, nothing else."""

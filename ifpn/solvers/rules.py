@@ -28,3 +28,21 @@ class StepRule(Protocol):
     def start(self, z0: Tensor, max_evals: int) -> Steps:
         """Allocate for one solve from z0 (B, N)."""
         ...
+
+
+def check_rule(owner: str, solver: object) -> None:
+    """Raise TypeError unless `solver` is a step rule."""
+    if isinstance(solver, type) or not callable(getattr(solver, "start", None)):
+        raise TypeError(f"{owner}: solver must be Broyden(), Anderson() or Picard(), got {solver!r}")
+
+
+def check_count(name: str, value: int) -> None:
+    """Raise ValueError unless `value` is a whole number, at least 1."""
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise ValueError(f"{name} must be a whole number, at least 1, got {value!r}")
+
+
+def check_share(name: str, value: float) -> None:
+    """Raise ValueError unless `value`, a damping factor, lies in (0, 1]."""
+    if not isinstance(value, int | float) or not 0 < value <= 1:
+        raise ValueError(f"{name} must lie in (0, 1], got {value!r}")

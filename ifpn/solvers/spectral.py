@@ -22,9 +22,14 @@ def spectral_radius(f: Map, z: Tensor, iters: int = 25) -> Tensor:
     """
     check_state(z)
     check_budget("iters", iters, {})
-    with torch.enable_grad():
-        z = z.detach().requires_grad_()
+    with torch.inference_mode(False), torch.enable_grad():
+        z = z.detach().clone().requires_grad_()  # a copy: a tensor made in inference mode takes no part in autograd
         y = check_output(f(z), z.shape)
+        return _growth(y, z, iters)
+
+
+def _growth(y: Tensor, z: Tensor, iters: int) -> Tensor:
+    """Power iteration on the Jacobian of y with respect to z."""
     generator = torch.Generator(device="cpu").manual_seed(0)
     v = torch.randn(z.shape, generator=generator).to(z)
     v = _unit(v)
