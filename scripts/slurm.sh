@@ -22,8 +22,10 @@ cd "${SLURM_SUBMIT_DIR:-.}"
 overrides=("$@")
 name="job_${SLURM_ARRAY_JOB_ID:-${SLURM_JOB_ID:?start this script with sbatch}}"
 if [[ -n "${SLURM_ARRAY_TASK_ID:-}" ]]; then
-  row=$(sed -n "${SLURM_ARRAY_TASK_ID}p" "${ROWS:?ROWS=FILE must name the file with one row of overrides per line}")
-  [[ -n "$row" ]] || { echo "$ROWS has no line $SLURM_ARRAY_TASK_ID" >&2; exit 2; }
+  rows="${ROWS:?ROWS=FILE must name the file with one row of overrides per line}"
+  [[ -r "$rows" ]] || { echo "ROWS=$rows cannot be read" >&2; exit 2; }
+  row=$(awk -v n="$SLURM_ARRAY_TASK_ID" 'NR == n' "$rows")
+  [[ -n "$row" ]] || { echo "$rows has no line $SLURM_ARRAY_TASK_ID: its rows are --array=1-$(awk 'END { print NR }' "$rows")" >&2; exit 2; }
   # The words of a row are overrides; quotes inside are Hydra's.
   read -r -a words <<< "$row"
   overrides+=("${words[@]}")

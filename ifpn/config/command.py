@@ -10,17 +10,23 @@ from pathlib import Path
 from typing import Any
 
 import hydra
+import hydra._internal.hydra
+from hydra._internal.callbacks import Callbacks
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException, InstantiationException, MissingConfigException
+from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from ifpn.config.arguments import with_plain_paths
+from ifpn.config.errors import NO_ROOM, ConfigError
 from ifpn.errors import UserError
 
 CONF = Path(__file__).resolve().parents[2] / "conf"
 # For developers: tracebacks instead of sentences.
 TRACEBACK_SWITCH = "IFPN_TRACEBACK"
+# Told in a sentence; anything else is a defect of ours and shows where it happened.
+TOLD = (HydraException, OmegaConfBaseException, UserError, OSError)
 
 
 def command(config_name: str) -> Callable[[Callable[[DictConfig], None]], Callable[[], None]]:
@@ -33,15 +39,26 @@ def command(config_name: str) -> Callable[[Callable[[DictConfig], None]], Callab
     def decorate(main: Callable[[DictConfig], None]) -> Callable[[], None]:
         @hydra.main(version_base="1.3", config_path=str(CONF), config_name=config_name)
         def composed(cfg: DictConfig) -> None:
-            main(checked(cfg, list(HydraConfig.get().overrides.task)))
+            try:
+                main(checked(cfg, list(HydraConfig.get().overrides.task)))
+            except TOLD as error:
+                if HydraConfig.get().mode != RunMode.RUN:  # the sweep wants to know
+                    raise
+                # Not through Hydra, which would write a line of its own before ours.
+                failed.append(error)
+
+        failed: list[Exception] = []
 
         def run() -> None:
             # Hydra then lets its exceptions through, so that they can be told in our words.
             os.environ["HYDRA_FULL_ERROR"] = "1"
-            sys.argv[1:] = with_plain_paths(sys.argv[1:])
+            hydra._internal.hydra.Callbacks = CheckedCallbacks  # type: ignore[misc]
             try:
+                sys.argv[1:] = with_plain_paths(with_jobs(sys.argv[1:]))
                 composed()
-            except (HydraException, OmegaConfBaseException, UserError) as error:
+                if failed:
+                    raise failed[0]
+            except TOLD as error:
                 if os.environ.get(TRACEBACK_SWITCH) == "1":
                     raise
                 print(f"error: {sentence(error)}", file=sys.stderr)
@@ -68,6 +85,43 @@ def checked(cfg: DictConfig, overrides: list[str]) -> DictConfig:
     return resolved
 
 
+class CheckedCallbacks(Callbacks):
+    """Hydra's own callbacks, checked first: they are built, and run, before it hands the configuration to us."""
+
+    def __init__(self, config: DictConfig | None = None) -> None:
+        from ifpn.config.targets import check_targets
+
+        check_targets({"hydra.callbacks": OmegaConf.select(config or {}, "hydra.callbacks")})
+        for part in ("launcher", "sweeper"):
+            target = str(OmegaConf.select(config or {}, f"hydra.{part}._target_"))
+            if not target.startswith(("hydra_plugins.", "hydra._internal.core_plugins.", "None")):
+                raise ConfigError(f"hydra.{part}._target_={target!r} is not allowed: it must be a plugin of Hydra.")
+        super().__init__(config)
+
+
+def with_jobs(arguments: list[str]) -> list[str]:
+    """`-j 2` (or `-j2`) becomes `hydra.launcher.jobs=2`, and `-m` goes to the front, where Hydra wants it.
+
+    Raises:
+        ConfigError: `-j` without a whole number, or without `-m`.
+    """
+    flags, rest, jobs = [], [], []
+    left = iter(arguments)
+    for argument in left:
+        if argument in ("-m", "--multirun"):
+            flags.append(argument)
+        elif argument == "-j" or (argument.startswith("-j") and argument[2:].isdigit()):
+            number = argument[2:] or next(left, "")
+            if not number.isdigit() or int(number) < 1:
+                raise ConfigError(f"-j {number or '(nothing)'} is not allowed: give a whole number, 1 or more: -j 2.")
+            jobs.append(f"hydra.launcher.jobs={number}")
+        else:
+            rest.append(argument)
+    if jobs and not flags:
+        raise ConfigError("-j, how many jobs of a sweep run at a time, has no meaning without -m: train.py -m -j 2 …")
+    return [*flags, *rest, *jobs]
+
+
 def choices() -> dict[str, str | None]:
     """Which option of each group was chosen: {"neck": "implicit", ...}."""
     return dict(HydraConfig.get().runtime.choices)
@@ -77,6 +131,9 @@ def sentence(error: BaseException) -> str:
     """An error of Hydra, OmegaConf or ours in one short paragraph that names what is allowed."""
     if isinstance(error, UserError):
         return str(error)
+    if isinstance(error, OSError):
+        remedy = "free some space" if error.errno in NO_ROOM else "make it readable and writable, or name another place"
+        return f"{error.filename or 'a file of the run'}: {error.strerror or error}. What to do: {remedy}."
     if isinstance(error, MissingConfigException):
         return _missing_option(error)
     cause = error.__cause__ if isinstance(error.__cause__, OmegaConfBaseException) else error

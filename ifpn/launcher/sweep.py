@@ -57,6 +57,7 @@ def run_sweep(
             try:
                 outcomes = list(pool.map(run, jobs))
             except BaseException:
+                processes.stop()  # also after Ctrl-C, which need not have reached them
                 pool.shutdown(wait=False, cancel_futures=True)
                 raise
     else:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import logging
 import os
 import pickle
@@ -13,13 +12,11 @@ from typing import Any
 import torch
 from lightning_fabric.plugins.io.torch_io import TorchCheckpointIO
 
-from ifpn.config.errors import ConfigError
+from ifpn.config.errors import NO_ROOM, ConfigError
 from ifpn.errors import UserError
 
 log = logging.getLogger(__name__)
 FORMAT = 1
-# What the operating system says when a file cannot be written for lack of room, or of the right to.
-NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 class WriteError(UserError):
@@ -104,7 +101,7 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
         ) from error
     except (RuntimeError, EOFError, OSError) as error:
         raise ConfigError(f"ckpt={path} is damaged ({_first_sentence(error)}): use another checkpoint.") from error
-    if not isinstance(checkpoint, dict) or "ifpn" not in checkpoint or "state_dict" not in checkpoint:
+    if not (isinstance(checkpoint, dict) and isinstance(checkpoint.get("ifpn"), dict) and "state_dict" in checkpoint):
         raise ConfigError(f"ckpt={path} was not written by ifpn: it has no 'ifpn' entry describing the model.")
     found = checkpoint["ifpn"].get("format")
     if found != FORMAT:

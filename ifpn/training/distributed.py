@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 from datetime import timedelta
 
@@ -30,6 +31,11 @@ def ddp(timeout_seconds: float, gradient_as_bucket_view: bool, static_graph: boo
 def slurm(auto_requeue: bool, requeue_signal: str) -> SLURMEnvironment:
     """Lightning's plugin for SLURM. requeue_signal: e.g. SIGUSR1, which `sbatch --signal` sends before the limit."""
     allowed = [s.name for s in signal.Signals]
+    if "SLURM_PROCID" not in os.environ:
+        raise UserError(
+            "trainer=slurm is for processes that srun has started, and SLURM_PROCID is not set: "
+            "submit scripts/slurm.sh with sbatch, or use trainer=ddp or trainer=auto here."
+        )
     if requeue_signal not in allowed:
         raise UserError(f"requeue_signal={requeue_signal} is not allowed: it must be one of {', '.join(allowed)}.")
     return SLURMEnvironment(auto_requeue=auto_requeue, requeue_signal=signal.Signals[requeue_signal])

@@ -7,6 +7,7 @@ these rows and writes the others again.
 from __future__ import annotations
 
 import csv
+import logging
 import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -16,7 +17,10 @@ from lightning_fabric.loggers.logger import rank_zero_experiment
 from pytorch_lightning.loggers import CSVLogger, Logger
 from pytorch_lightning.loggers.csv_logs import ExperimentWriter
 
+from ifpn.config.errors import ConfigError
 from ifpn.training.checkpoint import cannot_write
+
+log = logging.getLogger(__name__)
 
 
 class MetricsLog(CSVLogger):
@@ -67,17 +71,28 @@ def rows_on_disk(loggers: Iterable[Logger]) -> int:
 
 
 def keep_rows(path: Path, count: int) -> None:
-    """Keep the first `count` rows of `path`; a half-written last row of a killed run goes too."""
+    """Keep the first `count` rows of `path`; a half-written last row of a killed run goes too.
+
+    Raises:
+        ConfigError: the file is damaged.
+    """
+    names, rows = _read(path) if path.is_file() else ([], [])
+    if len(rows) < count:
+        log.warning("%s has %d rows, and its run had written %d: the others are lost.", path, len(rows), count)
     if path.is_file():
-        names, rows = _read(path)
         _replace(path, names, rows[:count])
 
 
 def _read(path: Path) -> tuple[list[str], list[dict[str, Any]]]:
-    with open(path, newline="") as file:
-        reader = csv.DictReader(file)
-        names = list(reader.fieldnames or [])
-        return names, list(reader)
+    try:
+        with open(path, newline="") as file:
+            reader = csv.DictReader(file)
+            names = list(reader.fieldnames or [])
+            return names, list(reader)
+    except (csv.Error, ValueError) as error:
+        raise ConfigError(
+            f"{path} is damaged ({error}): move it away, and the run goes on with a new one from the checkpoint on."
+        ) from error
 
 
 def _replace(path: Path, names: Sequence[str], rows: Iterable[dict[str, Any]]) -> None:

@@ -41,7 +41,7 @@ def train(cfg: DictConfig, build: Build = build_detector) -> dict[str, float]:
     console = Console(highlight=False)
     run_dir = Path(cfg.run_dir)
     ckpt = resume_path(cfg)
-    check_run_dir(run_dir, resuming=cfg.ckpt == "last" or (ckpt is not None and ckpt.parent == run_dir))
+    check_run_dir(run_dir, resuming=cfg.ckpt == "last" or (ckpt is not None and ckpt.parent == run_dir.resolve()))
     data: DetectionData = instantiate(cfg.data)
     trainer = build_trainer(cfg, run_dir)
     data.prepare_data()
@@ -92,11 +92,12 @@ def check_run_dir(run_dir: Path, *, resuming: bool) -> None:
 def prepare_run_dir(console: Console, cfg: DictConfig, run_dir: Path, ckpt: Path | None) -> None:
     """Leave in the folder what belongs to the run up to `ckpt`, and say where it goes on and with which changes."""
     metrics = run_dir / "metrics.csv"
-    if ckpt is None:
+    if ckpt is None or ckpt.resolve().parent != run_dir.resolve():
         metrics.unlink(missing_ok=True)  # of an attempt that was killed before its first checkpoint
-    else:
+    if ckpt is not None:
         checkpoint = read_checkpoint(ckpt)
-        keep_rows(metrics, int(checkpoint["ifpn"].get("metrics_rows", 0)))
+        if ckpt.resolve().parent == run_dir.resolve():
+            keep_rows(metrics, int(checkpoint["ifpn"].get("metrics_rows", 0)))
         console.print(f"[bold]resumed[/]   {ckpt.name}, {checkpoint['global_step']} steps done", soft_wrap=True)
         for change in changes(checkpoint["ifpn"]["config"], OmegaConf.to_container(cfg, resolve=True)):
             console.print(f"[bold]changed[/]   {change}", soft_wrap=True)

@@ -1,7 +1,8 @@
-"""SIGTERM and SLURM's requeue signal: noted at once, obeyed by all ranks together between two steps."""
+"""SIGTERM, Ctrl-C and SLURM's requeue signal: noted at once, obeyed by all ranks together between two steps."""
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 import threading
@@ -12,8 +13,6 @@ import pytorch_lightning as pl
 from lightning_fabric.plugins.environments.slurm import SLURMEnvironment
 from pytorch_lightning.utilities.exceptions import SIGTERMException
 
-# What a shell reports for a process ended by SIGTERM: the run is not finished.
-EXIT_STATUS = 128 + signal.SIGTERM
 NOTHING, STOP, REQUEUE = 0, 1, 2
 
 
@@ -29,6 +28,9 @@ class StopRequest:
         self.wish = NOTHING
         self.agreed = NOTHING
         self._requeue_signal: signal.Signals | None = None
+        # What a shell reports for a process ended by a signal: the run is not finished.
+        self._exit_status = 128 + signal.SIGTERM
+        self._process = os.getpid()
 
     def install(self, trainer: pl.Trainer) -> None:
         """Replace Lightning's handlers for the time of the fit; Lightning restores the original ones after it."""
@@ -37,21 +39,30 @@ class StopRequest:
         if trainer.received_sigterm:  # came between Lightning's handler and ours
             self.wish = STOP
             trainer._signal_connector.received_sigterm = False
+        self._process = os.getpid()
         signal.signal(signal.SIGTERM, self._note)
+        signal.signal(signal.SIGINT, self._note)
         environment = trainer._accelerator_connector.cluster_environment
         if isinstance(environment, SLURMEnvironment) and environment.auto_requeue:
             self._requeue_signal = environment.requeue_signal or signal.SIGUSR1
             signal.signal(self._requeue_signal, self._note)
 
     def _note(self, number: int, frame: FrameType | None) -> None:
+        if os.getpid() != self._process:  # a loader's worker, forked from us: it goes when we go
+            return
         self.wish = max(self.wish, REQUEUE if number == self._requeue_signal else STOP)
+        if number == signal.SIGINT:
+            self._exit_status = 128 + signal.SIGINT
+            print("stopping after this step (Ctrl-C again: at once, without a checkpoint)", file=sys.stderr)
+            signal.signal(signal.SIGINT, signal.default_int_handler)
 
     def obey(self, trainer: pl.Trainer) -> None:
         """If a stop was agreed: write last.ckpt, requeue where SLURM asked for it, and leave.
 
         Raises:
-            SIGTERMException: Lightning's way out; exit status 143 on the first rank. The others leave with 0, or
-                Lightning's observer of its child processes would kill the first one before it has cleaned up.
+            SIGTERMException: Lightning's way out; exit status 143 (130 after Ctrl-C) on the first rank. The others
+                leave with 0, or Lightning's observer of its child processes would kill the first one before it has
+                cleaned up.
         """
         if self.agreed == NOTHING:
             return
@@ -64,4 +75,4 @@ class StopRequest:
                 f"stopped by a signal after step {trainer.global_step}; continue with ckpt=last run_dir={path.parent}",
                 file=sys.stderr,
             )
-        raise SIGTERMException(EXIT_STATUS if trainer.is_global_zero else 0)
+        raise SIGTERMException(self._exit_status if trainer.is_global_zero else 0)

@@ -7,7 +7,10 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from omegaconf import OmegaConf
 
+from ifpn.config.command import CheckedCallbacks, with_jobs
+from ifpn.config.errors import ConfigError
 from ifpn.launcher.identity import config_hash, folder_name
 from ifpn.launcher.jobs import Job
 from ifpn.launcher.processes import clean_environment, job_command
@@ -52,3 +55,35 @@ def test_more_than_one_device_means_processes(trainer: dict[str, object], one: b
 def test_a_job_does_not_take_itself_for_a_rank() -> None:
     environment = {"LOCAL_RANK": "1", "WORLD_SIZE": "2", "TORCHELASTIC_RUN_ID": "x", "SLURM_PROCID": "3", "PATH": "p"}
     assert clean_environment(environment) == {"PATH": "p"}
+
+
+@pytest.mark.parametrize(
+    ("typed", "handed_to_hydra"),
+    [
+        (["-m", "-j", "2", "seed=0,1"], ["-m", "seed=0,1", "hydra.launcher.jobs=2"]),
+        (["seed=0,1", "-j3", "-m"], ["-m", "seed=0,1", "hydra.launcher.jobs=3"]),
+        (["csc=none", "seed=0"], ["csc=none", "seed=0"]),
+    ],
+)
+def test_the_number_of_jobs_can_be_said_briefly(typed: list[str], handed_to_hydra: list[str]) -> None:
+    assert with_jobs(typed) == handed_to_hydra
+
+
+@pytest.mark.parametrize("typed", [["-m", "-j"], ["-m", "-j", "0"], ["-m", "-j", "seed=1"], ["-j", "2", "seed=1"]])
+def test_a_number_of_jobs_that_means_nothing_is_told(typed: list[str]) -> None:
+    with pytest.raises(ConfigError, match="-j"):
+        with_jobs(typed)
+
+
+@pytest.mark.parametrize(
+    "part",
+    [
+        {"callbacks": {"x": {"_target_": "torch.hub.load"}}},
+        {"callbacks": {"x": {"_target_": "os.system", "command": "false"}}},
+        {"launcher": {"_target_": "os.system"}},
+        {"sweeper": {"_target_": "builtins.eval"}},
+    ],
+)
+def test_what_hydra_itself_would_build_is_checked_before(part: dict[str, object]) -> None:
+    with pytest.raises(ConfigError, match="is not allowed"):
+        CheckedCallbacks(OmegaConf.create({"hydra": part}))

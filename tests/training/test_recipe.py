@@ -33,6 +33,11 @@ def test_the_1x_learning_rate_equals_the_reference_trace(golden: Path) -> None:
     assert (plan.batch, plan.max_steps, plan.lr) == (16, 90_000, 0.01)
     for step, lr in json.loads((golden / "lr_schedule.json").read_text())["lr_1x"].items():
         assert plan.lr * plan.curve.factor(int(step), plan.max_steps) == pytest.approx(lr, rel=1e-12)
+    # And every step between: Sec. 4.2 in three lines.
+    for step in range(plan.max_steps):
+        warm_up = min(1.0, 0.001 + 0.999 * step / 1000)
+        lr = 0.01 * warm_up * (1.0 if step < 60_000 else 0.1 if step < 80_000 else 0.01)
+        assert abs(plan.lr * plan.curve.factor(step, plan.max_steps) - lr) <= 1e-12 * lr, step
 
 
 def test_the_optimizer_follows_the_curve_step_by_step() -> None:

@@ -9,9 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hydra.errors import InstantiationException
 
 from ifpn.training.checkpoint import read_checkpoint
-from tests.training.harness import STEPS, TWO_RANKS, Call, configuration, tensors_hash, train_in_processes
+from tests.conftest import ROOT
+from tests.training.harness import STEPS, TWO_RANKS, Call, configuration, tensors_hash, train_here, train_in_processes
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork:DeprecationWarning")
 RARE = "callbacks.last.every_n_steps=1000"
@@ -19,6 +21,10 @@ RARE = "callbacks.last.every_n_steps=1000"
 
 def terminate(trainer: Any, module: Any) -> None:
     os.kill(os.getpid(), signal.SIGTERM)
+
+
+def interrupt(trainer: Any, module: Any) -> None:
+    os.kill(os.getpid(), signal.SIGINT)
 
 
 def requeue(trainer: Any, module: Any) -> None:
@@ -34,6 +40,14 @@ def test_sigterm_saves_at_the_next_step_and_the_resumed_run_is_the_same(small_da
     assert train_in_processes(configuration(small_data, folder, RARE, "ckpt=last")) == [0]
     assert tensors_hash(folder / "last.ckpt") == tensors_hash(tmp_path / "whole" / "last.ckpt")
     assert (folder / "metrics.csv").read_text() == (tmp_path / "whole" / "metrics.csv").read_text()
+
+
+def test_ctrl_c_saves_at_the_next_step_and_a_second_one_ends_at_once(small_data: Path, tmp_path: Path) -> None:
+    assert train_in_processes(configuration(small_data, tmp_path / "run", RARE), Call(2, interrupt)) == [130]
+    assert read_checkpoint(tmp_path / "run" / "last.ckpt")["global_step"] == 3
+    twice = [Call(2, interrupt), Call(2, interrupt)]
+    assert train_in_processes(configuration(small_data, tmp_path / "twice", RARE), *twice) == [1]
+    assert not (tmp_path / "twice" / "last.ckpt").exists()
 
 
 def test_sigterm_to_one_of_two_ranks_stops_both(small_data: Path, tmp_path: Path) -> None:
@@ -75,6 +89,40 @@ def test_slurm_requeues_between_two_steps(small_data: Path, tmp_path: Path, monk
     assert not list(folder.glob("hpc_ckpt_*"))
 
 
-def test_the_slurm_script_is_valid_shell() -> None:
-    script = Path(__file__).resolve().parents[2] / "scripts" / "slurm.sh"
-    subprocess.run(["bash", "-n", str(script)], check=True)
+def test_slurm_outside_slurm_is_told(small_data: Path, tmp_path: Path) -> None:
+    with pytest.raises(InstantiationException, match=r"SLURM_PROCID is not set: submit scripts/slurm\.sh"):
+        train_here(configuration(small_data, tmp_path / "run", "trainer=slurm", "trainer.accelerator=cpu"))
+
+
+def slurm_script(folder: Path, *overrides: str, **variables: str) -> subprocess.CompletedProcess[str]:
+    """scripts/slurm.sh with an srun that prints its arguments, one a line."""
+    srun = folder / "bin" / "srun"
+    srun.parent.mkdir(exist_ok=True)
+    srun.write_text('#!/bin/sh\nprintf "%s\\n" "$@"\n')
+    srun.chmod(0o755)
+    environment = {**os.environ, "PATH": f"{srun.parent}:{os.environ['PATH']}", **variables}
+    command = ["bash", str(ROOT / "scripts" / "slurm.sh"), *overrides]
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True, env=environment)
+
+
+def test_the_slurm_script_starts_a_run_and_continues_it(tmp_path: Path) -> None:
+    first = slurm_script(tmp_path, "data=coco", "data.root=/my data", SLURM_JOB_ID="7")
+    expected = ["python", "train.py", "trainer=slurm", "run_dir=runs/job_7", "data=coco", "data.root=/my data"]
+    assert first.stdout.splitlines() == expected
+    (tmp_path / "runs" / "job_7").mkdir(parents=True)
+    (tmp_path / "runs" / "job_7" / "config.yaml").touch()
+    second = slurm_script(tmp_path, "data=coco", "data.root=/my data", SLURM_JOB_ID="7")
+    assert second.stdout.splitlines() == [*expected, "ckpt=last"]
+
+
+def test_the_slurm_script_takes_its_row_of_a_sweep(tmp_path: Path) -> None:
+    (tmp_path / "rows.txt").write_text("csc=bifpn\ncsc=dense schedule.min_size=[64,96]")
+    array = {"SLURM_JOB_ID": "9", "SLURM_ARRAY_JOB_ID": "8", "ROWS": "rows.txt"}
+    done = slurm_script(tmp_path, "seed=1", SLURM_ARRAY_TASK_ID="2", **array)
+    assert done.stdout.splitlines()[3:] == ["run_dir=runs/job_8/2", "seed=1", "csc=dense", "schedule.min_size=[64,96]"]
+    for number in ("0", "3"):
+        done = slurm_script(tmp_path, SLURM_ARRAY_TASK_ID=number, **array)
+        assert done.returncode == 2
+        assert f"rows.txt has no line {number}: its rows are --array=1-2" in done.stderr
+    done = slurm_script(tmp_path, SLURM_ARRAY_TASK_ID="1", **{**array, "ROWS": "none.txt"})
+    assert "ROWS=none.txt cannot be read" in done.stderr

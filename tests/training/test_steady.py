@@ -60,13 +60,21 @@ def test_bf16_and_fp32_losses_agree(small_data: Path, tmp_path: Path) -> None:
     assert rounded == pytest.approx(exact, rel=0.02)
 
 
-def test_the_learning_rate_of_every_step_is_the_recipes(small_data: Path, tmp_path: Path) -> None:
-    cfg = configuration(
-        small_data, tmp_path / "run", "schedule=1x", "schedule.max_steps=10", "schedule.max_epochs=null",
+def test_the_learning_rate_of_every_step_is_the_recipes_also_after_a_resume(small_data: Path, tmp_path: Path) -> None:
+    """Stopped in the warm-up, three steps after its last checkpoint but one, and continued."""
+    settings = (
+        "schedule=1x", "schedule.max_steps=10", "schedule.max_epochs=null",
         "schedule.curve.milestones=[6,8]", "schedule.curve.warmup_steps=4", "schedule.val_every=10",
         "schedule.batch_size=2", "schedule.base_batch_size=2",
     )  # fmt: skip
-    train_here(cfg)
+    cfg = configuration(small_data, tmp_path / "run", *settings)
+
+    def stop(*_: Any) -> None:
+        raise RuntimeError("stop here")
+
+    with pytest.raises(RuntimeError, match="stop here"):
+        train_here(cfg, Call(3, stop))
+    train_here(configuration(small_data, tmp_path / "run", *settings, "ckpt=last"))
     recipe = instantiate(cfg.schedule)
     expected = [0.01 * recipe.curve.factor(step, 10) for step in range(10)]
     with open(tmp_path / "run" / "metrics.csv") as file:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import csv
 import os
 import pickle
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -20,7 +22,9 @@ from ifpn.inference import load
 from ifpn.training.checkpoint import FORMAT, SafeCheckpointIO, WriteError, read_checkpoint
 from ifpn.training.export import export, read_export
 from ifpn.training.run import resume_path
-from tests.training.harness import STEPS, Call, configuration, tensors_hash, train_here
+from tests.conftest import ROOT
+from tests.training.harness import BATCHES, PATIENCE, STEPS, Call, configuration, tensors_hash, train_here
+from tests.training.test_nonfinite import break_loss
 
 
 @pytest.fixture
@@ -32,7 +36,7 @@ def tiny_disk(tmp_path: Path) -> Iterator[Path]:
     if mounted.returncode != 0:
         pytest.skip(f"may not mount a file system: {mounted.stderr.decode().strip()}")
     yield folder
-    subprocess.run(["umount", str(folder)], check=True)
+    subprocess.run(["umount", "-l", str(folder)], check=True)
 
 
 def checkpoint(numbers: int) -> dict[str, Any]:
@@ -74,6 +78,58 @@ def test_a_folder_that_cannot_be_written_is_refused_before_training(small_data: 
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(WriteError, match="could not be written"):
         train_here(configuration(small_data, tmp_path / "file" / "run"))
+
+
+def test_a_read_only_file_system_is_told_in_a_sentence(tiny_disk: Path, small_data: Path) -> None:
+    """Root may write anywhere but there. Through the command, where Hydra is the first to write."""
+    (tiny_disk / "old").mkdir()
+    subprocess.run(["mount", "-o", "remount,ro", str(tiny_disk)], check=True)
+    with pytest.raises(WriteError, match=r"Read-only file system.*give another run_dir"):
+        train_here(configuration(small_data, tiny_disk / "old"))
+    for run_dir in ("old", "new"):
+        command = [sys.executable, "train.py", f"run_dir={tiny_disk / run_dir}"]
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60 * PATIENCE)
+        assert done.returncode == 2
+        assert "Read-only file system" in done.stderr
+        assert "Traceback" not in done.stderr
+
+
+def test_evidence_that_cannot_be_written_changes_no_decision(tiny_disk: Path, small_data: Path, tmp_path: Path) -> None:
+    def fail(trainer: Any, module: Any) -> None:
+        subprocess.run(["mount", "-o", "remount,ro", str(tiny_disk)], check=True)
+        break_loss(trainer, module)
+
+    more = ("callbacks.nonfinite.policy=skip", f"callbacks.nonfinite.dirpath={tiny_disk}")
+    train_here(configuration(small_data, tmp_path / "run", *more), Call(3, fail))
+    assert read_checkpoint(tmp_path / "run" / "last.ckpt")["global_step"] == STEPS
+
+
+def test_a_damaged_metrics_file_is_told_and_a_short_one_is_continued(small_data: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+
+    def stop(*_: Any) -> None:
+        raise RuntimeError("stop here")
+
+    with pytest.raises(RuntimeError, match="stop here"):
+        train_here(configuration(small_data, folder), Call(4, stop))
+    (folder / "metrics.csv").write_bytes(b"step,train/loss\n\xff\xfe\0\n")
+    with pytest.raises(ConfigError, match=r"metrics.csv is damaged .*move it away"):
+        train_here(configuration(small_data, folder, "ckpt=last"))
+    (folder / "metrics.csv").unlink()
+    train_here(configuration(small_data, folder, "ckpt=last"))
+    with open(folder / "metrics.csv") as file:
+        steps = [int(row["step"]) for row in csv.DictReader(file) if row["train/loss"]]
+    assert steps == list(range(4, STEPS))
+
+
+def test_a_run_from_the_checkpoint_of_another_has_a_best_of_its_own(small_data: Path, tmp_path: Path) -> None:
+    train_here(configuration(small_data, tmp_path / "first"))
+    first = tmp_path / "first" / "last.ckpt"
+    train_here(configuration(small_data, tmp_path / "second", f"ckpt={first}", "schedule.max_epochs=3"))
+    assert (tmp_path / "second" / "best.ckpt").is_file()
+    with open(tmp_path / "second" / "metrics.csv") as file:
+        steps = [int(row["step"]) for row in csv.DictReader(file) if row["train/loss"]]
+    assert steps == list(range(STEPS, STEPS + BATCHES))
 
 
 def test_a_truncated_newest_checkpoint_is_passed_over(small_data: Path, tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 import pytorch_lightning as pl
 
 from ifpn.errors import UserError
+from ifpn.evaluation.result import SUMMARY_NAMES
 from ifpn.training.loops import StepCheckpoint
 
 
@@ -50,6 +51,9 @@ class BestCheckpoint(StepCheckpoint):
     """`<dirpath>/best.ckpt`: the weights with the highest `monitor` so far, the earliest of equals."""
 
     def __init__(self, dirpath: str, monitor: str) -> None:
+        known = [f"val/{name}" for name in SUMMARY_NAMES]
+        if monitor not in known:
+            raise UserError(f"callbacks.best.monitor={monitor} is not measured: allowed are {', '.join(known)}.")
         self.path = Path(dirpath) / "best.ckpt"
         self.monitor = monitor
         self.best_score: float | None = None
@@ -61,10 +65,12 @@ class BestCheckpoint(StepCheckpoint):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.best_score = state_dict["best_score"]
 
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if not trainer.strategy.broadcast(self.path.is_file()):
+            # Started from a checkpoint of another run, whose best.ckpt stayed where it was.
+            self.best_score = None
+
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        if self.monitor not in trainer.callback_metrics:
-            known = ", ".join(sorted(name for name in trainer.callback_metrics if name.startswith("val/")))
-            raise UserError(f"callbacks.best.monitor={self.monitor} is not measured: allowed are {known}.")
         # Every rank has the same number, computed from the same detections.
         self._new_score = float(trainer.callback_metrics[self.monitor])
 

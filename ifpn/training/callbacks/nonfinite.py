@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import math
 from collections.abc import Mapping
 from pathlib import Path
@@ -17,6 +18,7 @@ from torchvision.ops import FrozenBatchNorm2d
 from ifpn.errors import UserError
 from ifpn.training.callbacks.solver_monitor import describe, solver_stats
 
+log = logging.getLogger(__name__)
 POLICIES = ("raise", "skip")
 
 
@@ -135,8 +137,13 @@ class NonFinite(Callback):
             "skipped_before": self.skipped,
         }
         path = self.folder / f"step_{module.global_step:08d}_rank_{module.global_rank}.json"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(content, indent=1, allow_nan=False) + "\n")
+        text = json.dumps(content, indent=1, allow_nan=False)
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(text + "\n")
+        except OSError as error:
+            # Not a reason for this rank to do something else than the others.
+            log.warning("%s could not be written (%s). It says: %s", path, error.strerror, text)
         return path
 
 
