@@ -85,6 +85,9 @@ def test_every_rule_speaks_of_a_setting_that_exists() -> None:
         ("solver=unroll",),
         ("neck=stack",),
         ("schedule=1x",),
+        ("detector=fcos",),
+        ("detector=retina",),
+        ("detector=faster_rcnn",),
     ]
     configs = [composed(*overrides)[0] for overrides in choices]
     from omegaconf import OmegaConf
