@@ -94,6 +94,7 @@ def test_every_rule_speaks_of_a_setting_that_exists() -> None:
 
     with initialize_config_dir(str(CONF), version_base="1.3"):
         configs.append(compose("predict", overrides=["ckpt=x", "source=y"]))
+        configs.append(compose("evaluate", overrides=["ckpt=x"]))
     absent = object()
     unused = [path for path in RULES if all(OmegaConf.select(c, path, default=absent) is absent for c in configs)]
     # These belong to objects a user may put into the solver group on the command line.
