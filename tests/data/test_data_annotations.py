@@ -19,8 +19,8 @@ from ifpn.data.annotations import CocoAnnotations
 from ifpn.data.defects import KINDS
 from tests.data.cases import CATEGORIES, document, entry
 
-# files per property: more with IFPN_DEFECT_EXAMPLES=2000
-EXAMPLES = int(os.environ.get("IFPN_DEFECT_EXAMPLES", "100"))
+# files for each of four properties, 2,000 in all; more with IFPN_DEFECT_EXAMPLES=2000
+EXAMPLES = int(os.environ.get("IFPN_DEFECT_EXAMPLES", "500"))
 fuzzing = settings(
     max_examples=EXAMPLES,
     deadline=None,
