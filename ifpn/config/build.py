@@ -59,19 +59,19 @@ def compile_parts(detector: nn.Module) -> None:
     from torch._inductor.cpp_builder import get_cpp_compiler
     from torch._inductor.exc import InvalidCxxCompiler
 
+    from ifpn.backbones import EfficientNetLite
+
     try:
         get_cpp_compiler()
     except InvalidCxxCompiler as error:
         raise ConfigError(
             "compile=true needs a C++ compiler: install g++ or clang++ (or name one in CXX), or leave compile out."
         ) from error
-    for name in ("body.backbone", "head", "rpn.head", "roi.head"):
-        try:
-            part = detector.get_submodule(name)
-        except AttributeError:
-            continue
-        # Sizes of images vary: symbolic from the start, or each new size would be compiled anew.
-        part.compile(dynamic=True)
+    backbone = detector.get_submodule("body.backbone")
+    for part in (backbone, *(child for name, child in detector.named_children() if name == "head")):
+        # Sizes of images vary: symbolic from the start, or each new size would be compiled anew. But the padding of an
+        # EfficientNet-Lite depends on the size, layer upon layer: tracing that did not end in half an hour.
+        part.compile(dynamic=not isinstance(part, EfficientNetLite))
 
 
 def rebuild_detector(config: Mapping[str, Any], num_classes: int) -> nn.Module:

@@ -52,7 +52,7 @@ def command(config_name: str) -> Callable[[Callable[[DictConfig], None]], Callab
         def run() -> None:
             # Hydra then lets its exceptions through, so that they can be told in our words.
             os.environ["HYDRA_FULL_ERROR"] = "1"
-            hydra._internal.hydra.Callbacks = CheckedCallbacks  # type: ignore[misc]
+            setattr(hydra._internal.hydra, "Callbacks", CheckedCallbacks)  # noqa: B010  # not exported, so mypy cannot know it
             try:
                 sys.argv[1:] = with_plain_paths(with_jobs(sys.argv[1:]))
                 composed()
@@ -91,9 +91,10 @@ class CheckedCallbacks(Callbacks):
     def __init__(self, config: DictConfig | None = None) -> None:
         from ifpn.config.targets import check_targets
 
-        check_targets({"hydra.callbacks": OmegaConf.select(config or {}, "hydra.callbacks")})
+        whole = OmegaConf.create() if config is None else config
+        check_targets({"hydra.callbacks": OmegaConf.select(whole, "hydra.callbacks")})
         for part in ("launcher", "sweeper"):
-            target = str(OmegaConf.select(config or {}, f"hydra.{part}._target_"))
+            target = str(OmegaConf.select(whole, f"hydra.{part}._target_"))
             if not target.startswith(("hydra_plugins.", "hydra._internal.core_plugins.", "None")):
                 raise ConfigError(f"hydra.{part}._target_={target!r} is not allowed: it must be a plugin of Hydra.")
         super().__init__(config)
