@@ -91,8 +91,8 @@ TRAIN = [
     "md",
     """# Train, and look
 
-A whole training on the built-in data, small enough to watch: three epochs, so the boxes are still poor. Leave
-`SETTINGS` empty for the ten-minute training of `python train.py`, whose pictures are worth more.""",
+A whole training on the built-in data, small enough to watch: 48 pictures, 120 steps, a minute or two. Leave
+`SETTINGS` empty for the ten-minute training of `python train.py`, whose boxes are better.""",
     "parameters",
     """RUN = "runs/notebook"
 SETTINGS = [
@@ -100,7 +100,8 @@ SETTINGS = [
     "data.generate.num_train=48",
     "data.generate.num_val=12",
     "data.workers=0",
-    "schedule.max_epochs=3",
+    "schedule.max_epochs=20",
+    "callbacks.solver_monitor.spectral_every=10",  # for notebook 03
     "schedule.min_size=[128]",
     "schedule.max_size=224",
     "neck.channels=32",
@@ -169,8 +170,9 @@ os.chdir(next(p for p in [Path.cwd(), *Path.cwd().parents] if (p / "train.py").i
 
 import ifpn
 from ifpn.data import decode_image
+from ifpn.reports.curves import read_curves
 from ifpn.reports.equilibria import gradient_errors, radius_at
-from ifpn.reports.equilibrium_figures import draw_gradients
+from ifpn.reports.equilibrium_figures import draw_gradients, draw_spectrum
 from ifpn.reports.figure5 import draw_fields, draw_figure5, level_maps
 from ifpn.reports.probe import equilibrium_of, inside_the_solve, solved_by
 from ifpn.reports.receptive import receptive_fields
@@ -208,10 +210,17 @@ axes.set(xlabel="evaluations of G", ylabel="relative residual")
 axes.grid(alpha=0.3)
 axes.legend();""",
     "md",
+    """## Did it stay a contraction while it was trained?
+
+The spectral radius over training, as `callbacks.solver_monitor.spectral_every=10` logged it.""",
+    "code",
+    """draw_spectrum(read_curves(Path(CKPT).parent / "metrics.csv"), [], out / "spectrum.png")
+display(Image(out / "spectrum.png", width=1000))""",
+    "md",
     """## How good is the gradient?""",
     "code",
     """draw_gradients(gradient_errors(detector, photos[0], PRODUCTS), out / "gradient.png")
-display(Image(out / "gradient.png"))""",
+display(Image(out / "gradient.png", width=1000))""",
     "md",
     """## The feature maps, after one evaluation and at the equilibrium
 

@@ -126,8 +126,8 @@ def _draw_ap(axes: Axes, curves: dict[str, Curve]) -> None:
     if not axes.lines:
         say(axes, "no validation in this run")
         return
-    axes.set_ylim(0, min(1.02, 1.15 * highest) or 1.0)
-    axes.legend(loc="lower right", title="last value", alignment="left")
+    axes.set_ylim(0, min(1.02, 1.35 * highest) or 1.0)  # room for the legend
+    axes.legend(loc="best", title="last value", alignment="left")
 
 
 def _draw_rate(axes: Axes, curves: dict[str, Curve]) -> None:
@@ -136,6 +136,8 @@ def _draw_rate(axes: Axes, curves: dict[str, Curve]) -> None:
     if not rates:
         say(axes, "no learning rate in the metrics file")
         return
+    # Parameter groups that differ in weight decay alone have one rate: one line.
+    rates = [a for i, a in enumerate(rates) if not any(_same(curves[a], curves[b]) for b in rates[:i])]
     for name, color in zip(rates[: len(LINES)], LINES, strict=False):
         axes.plot(curves[name].steps, curves[name].values, color=color, label=name)
     axes.set_ylim(0, None)
@@ -143,6 +145,10 @@ def _draw_rate(axes: Axes, curves: dict[str, Curve]) -> None:
     if len(rates) > 1:
         axes.legend(loc="upper right")
     axes.axhline(0, color=FAINT, linewidth=0.8)
+
+
+def _same(a: Curve, b: Curve) -> bool:
+    return np.array_equal(a.steps, b.steps) and np.array_equal(a.values, b.values)
 
 
 def _number(cell: str | None) -> float | None:

@@ -89,7 +89,10 @@ def _schedule(run: Run, wanted: Mapping[str, Any], keys: list[str]) -> list[str]
     # Rounding a stretched schedule may lose a step or two.
     if abs(run.images - expected) > expected / 1000 or found["min_size"] != wanted["min_size"]:
         sizes = "/".join(map(str, found["min_size"]))
-        return [f"{run.steps} steps of {run.batch} images at {sizes} px"]
+        epochs = f"{found['max_epochs']} epochs, " if found.get("max_epochs") else ""
+        optimizer = _name(found["optimizer"])
+        other = f" with {optimizer}" if optimizer != _name(wanted["optimizer"]) else ""
+        return [f"{epochs}{run.steps} steps of {run.batch} images at {sizes} px{other}"]
     leaves = comparable(run.config)
     return [f"{key}={_shown(leaves.get(key))}" for key in keys]
 

@@ -48,17 +48,20 @@ def draw_evaluations(found: Sequence[AtBudget], trained: tuple[int, int], path: 
 
 def draw_gradients(found: Sequence[GradientErrors], path: str | Path) -> None:
     """Relative error of each backward against its budget, a panel per state."""
-    with figure(6.6 * len(found), 5.0, path) as drawing:
+    with figure(6.2 * len(found) + 1.6, 5.0, path) as drawing:
         drawing.suptitle("How good is the gradient?", x=0.012, ha="left", fontsize=15, fontweight="bold")
         panels = drawing.subplots(1, len(found), sharey=True, squeeze=False)[0]
         for axes, one in zip(panels, found, strict=True):
             axes.set_title(f"{one.state} (residual {one.residual:.0e})", fontsize=11)
-            for (name, points), color in zip(one.errors.items(), (*LINES, INK), strict=False):
+            for i, (name, points) in enumerate(one.errors.items()):
                 budgets, errors = zip(*points, strict=True)
                 if name == "one step":
                     axes.axhline(errors[0], color=INK, linestyle=":", linewidth=1.4, label=name)
                 else:
-                    axes.plot(budgets, errors, "o-", color=color, markersize=4, linewidth=1.7, label=name)
+                    # Thinner from line to line: methods often agree, and none may hide another.
+                    marker, color = "osD^vP"[i % 6], LINES[i % len(LINES)]
+                    width = max(1.4, 4.6 - 0.8 * i)
+                    axes.plot(budgets, errors, color=color, marker=marker, markersize=5, linewidth=width, label=name)
             axes.set_yscale("log")
             # Below float32's rounding a method only agrees with the reference in its rounding errors.
             axes.set_ylim(bottom=max(axes.get_ylim()[0], 1e-7))
@@ -66,7 +69,7 @@ def draw_gradients(found: Sequence[GradientErrors], path: str | Path) -> None:
             axes.set_ylabel("relative error in G's parameters")
             axes.tick_params(labelleft=True)
             axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-        panels[-1].legend(loc="best", ncols=2)
+        drawing.legend(*panels[0].get_legend_handles_labels(), loc="outside right center", title="backward")
 
 
 def draw_spectrum(curves: Mapping[str, Curve], points: Sequence[tuple[int, list[float]]], path: str | Path) -> None:
@@ -90,6 +93,7 @@ def draw_spectrum(curves: Mapping[str, Curve], points: Sequence[tuple[int, list[
                 _line(right, curves[name], color, label)
         if right.lines:
             right.set_yscale("log")
+            right.set_xlim(left=0)
             right.set_xlabel("optimiser step")
             right.legend(loc="best")
         else:
@@ -111,6 +115,7 @@ def _radius(axes: Axes, curve: Curve | None, points: Sequence[tuple[int, list[fl
         return
     axes.axhline(1, color=RED, linestyle="--", linewidth=1.4, label="1: plain iteration stops converging")
     axes.set_ylim(0, max(1.15, axes.get_ylim()[1]))
+    axes.set_xlim(left=0)
     axes.set_xlabel("optimiser step")
     axes.legend(loc="best")
 

@@ -17,7 +17,8 @@ class Method:
     """What makes a run a run of that row. Names are those of the groups in conf/; None: any.
 
     components: of G, "rbl+csc", "rbl" or "csc"; None where there is no such G. unroll: evaluations, None for an
-    equilibrium. The head on B (no iteration at all) is neck="none".
+    equilibrium. The head on B (no iteration at all) is neck="none". large: a network of Table 6, by its backbone or,
+    where a small one stands in for it, by its deformable head.
     """
 
     detector: str
@@ -26,6 +27,7 @@ class Method:
     components: str | None = None
     unroll: int | None = None
     backbone: str | None = None
+    large: bool = False
 
 
 @dataclass(frozen=True)
@@ -178,17 +180,17 @@ _OWN: tuple[tuple[str, str, str, Values], ...] = (
     ("autoassign_x101", "AutoAssign w/ i-FPN", "X-64x4d-101-DCN", (50.6, 69.4, 54.9, 31.2, 53.3, 63.7)),
     ("autoassign_x152", "AutoAssign w/ i-FPN", "X-32x8d-152-DCN", (52.2, 70.9, 56.5, 32.5, 55.1, 65.8)),
 )
-_BACKBONES = {"x101": "resnext101_64x4d", "x152": "resnext152_32x8d"}
+LARGE_BACKBONES = {"x101": "resnext101_64x4d", "x152": "resnext152_32x8d"}
 
 
 def _table6() -> Iterator[Row]:
     for name, label, backbone, thousands, values in _QUOTED:
         detector, _, size = name.partition("_fpn_")
-        method = Method(detector, "fpn", backbone=_BACKBONES[size]) if size else None
+        method = Method(detector, "fpn", backbone=LARGE_BACKBONES[size], large=True) if size else None
         yield Row(name, (label, backbone, f"{thousands}k"), values, method, note="quoted by the paper")
     for name, label, backbone, values in _OWN:
         detector, size = name.split("_")
-        method = Method(detector, "implicit", "pyramid", "rbl+csc", backbone=_BACKBONES[size])
+        method = Method(detector, "implicit", "pyramid", "rbl+csc", backbone=LARGE_BACKBONES[size], large=True)
         yield Row(name, (label, backbone, "180k"), values, method, (f"row={name}",))
 
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from ifpn.reports.paper import METRICS, Method
+from ifpn.reports.paper import LARGE_BACKBONES, METRICS, Method
 
 # COCO val2017: 80 classes, 36335 boxes that are not crowd regions. No other data set has this pair.
 COCO_CLASSES, COCO_VAL_BOXES = 80, 36335
@@ -148,17 +148,20 @@ def method_of(config: Mapping[str, Any]) -> Method | None:
     if detector is None or neck is None:
         return None
     backbone = _class(config["backbone"])
+    # ResNet-50 with a deformable head is still a row of Tables 1 to 5, with a mark.
+    deformable = bool(config["detector"].get("deformable")) and backbone != "resnet50"
+    found = Method(detector, neck, backbone=backbone, large=deformable or backbone in LARGE_BACKBONES.values())
     solver = config["neck"].get("solver")
     unroll = int(solver["steps"]) if isinstance(solver, dict) and _class(solver) == "Unroll" else None
     if neck == "implicit" and unroll == 0:
-        return Method(detector, "none", backbone=backbone)  # the head reads B, as with neck=none
+        return replace(found, neck="none")  # the head reads B, as with neck=none
     if neck != "implicit":
-        return Method(detector, neck, unroll=unroll, backbone=backbone)
+        return replace(found, unroll=unroll)
     csc = _CSCS.get(_class(config["neck"].get("csc")))
     if csc is None:
         return None
     parts = ["rbl"] * bool(config["neck"].get("residual_block")) + ["csc"] * (csc != "none")
-    return Method(detector, neck, csc, "+".join(parts), unroll, backbone)
+    return replace(found, csc=csc, components="+".join(parts), unroll=unroll)
 
 
 def _class(node: object) -> str:
@@ -166,12 +169,10 @@ def _class(node: object) -> str:
 
 
 def fits(method: Method, wanted: Method) -> bool:
-    """Whether a run of `method` belongs to a row that wants `wanted`; a row that names no backbone takes any."""
-    same = (method.detector, method.neck, method.csc, method.components, method.unroll) == (
-        wanted.detector,
-        wanted.neck,
-        wanted.csc,
-        wanted.components,
-        wanted.unroll,
-    )
-    return same and wanted.backbone in (None, method.backbone)
+    """Whether a run of `method` belongs to a row that wants `wanted`; a row that names no backbone takes any.
+
+    A small backbone stands in for each of Table 6: such a run belongs to the rows of both.
+    """
+    backbones = (method.backbone,) if method.backbone in LARGE_BACKBONES.values() else LARGE_BACKBONES.values()
+    same_backbone = wanted.backbone is None or wanted.backbone in backbones
+    return same_backbone and replace(method, backbone=None) == replace(wanted, backbone=None)

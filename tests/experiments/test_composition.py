@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
 import itertools
-from dataclasses import replace
 from functools import cache
 from typing import Any
 
@@ -11,6 +11,7 @@ import pytest
 from hydra import compose, initialize_config_dir
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.utils import get_object
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from ifpn.config.command import CONF
@@ -72,14 +73,68 @@ def test_each_row_builds_what_the_row_says(table: Table, row: Row, scale: str) -
     method = method_of(config)
     assert method is not None
     assert row.method is not None
-    # Only the paper's scale has the paper's backbones.
-    wanted = row.method if scale == "paper" else replace(row.method, backbone=None)
-    assert fits(method, wanted)
+    assert fits(method, row.method)
     others = [r for r in table.rows if r.method is not None and r is not row]
-    if scale == "paper":
-        assert not any(r.method and fits(method, r.method) for r in others)
+    if scale != "paper" and table.number == 6:
+        others = [r for r in others if r.method and r.method.detector != method.detector]  # one backbone for two rows
+    assert not any(r.method and fits(method, r.method) for r in others)
+    # Table 6's networks stand in no other table, nor the others' in Table 6.
+    elsewhere = [r for t in TABLES for r in t.rows if r.method and (t.number == 6) != (table.number == 6)]
+    assert not any(r.method and fits(method, r.method) for r in elsewhere)
     check_rules(OmegaConf.create(config), overrides, dict(cfg.hydra.runtime.choices))
     check_targets(config)
+    # What build_detector hands on by itself; all else must be an argument of what it configures.
+    given = {"neck": {"channels"}, "detector": {"in_levels", "extra_levels"}}
+    for part in ("backbone", "neck", "detector", "schedule", "data"):
+        taken = {"_target_", "_partial_", *parameters_of(config[part]["_target_"])} | given.get(part, set())
+        unknown = set(config[part]) - taken
+        assert not unknown, f"{part} does not take {unknown}: a preset sets what only another option has"
+
+
+def parameters_of(target: str) -> list[str]:
+    return list(inspect.signature(get_object(target)).parameters)
+
+
+# Sec. 3.2 and 4.2 for every implicit neck, and what the paper does not mention off or absent.
+PAPERS_NECK = {"channels": 256, "weight_norm": True, "dropout": 0.05, "output_norm": False, "jacobian_penalty": 0.0}
+
+
+@pytest.mark.parametrize(("table", "row"), OURS, ids=words)
+def test_presets_of_small_scales_do_not_reach_the_papers_neck(table: Table, row: Row) -> None:
+    """weight norm and variational dropout on, no norm after the sum of Eq. 8, every width 256."""
+    config = resolved(composed(f"experiment={table.experiment}", *row.overrides, "scale=paper", "data.root=somewhere"))
+    neck = config["neck"]
+    given = {key: neck[key] for key in PAPERS_NECK if key in neck}
+    assert given == {key: PAPERS_NECK[key] for key in given}
+    assert neck["channels"] == 256
+    if neck["_target_"] == "ifpn.necks.ImplicitFPN":
+        assert set(given) == set(PAPERS_NECK)
+        assert neck["residual_block"] is (row.name != "csc")
+        # Whatever else the neck may learn to do is not the paper's, so it must be off.
+        others = set(neck) - set(PAPERS_NECK) - {"_target_", "_partial_", "csc", "solver", "residual_block"}
+        assert not [key for key in others if neck[key] not in (None, False, 0)], others
+        block = {key: value for key, value in neck["csc"].items() if isinstance(value, bool)}
+        assert not any(value for key, value in block.items() if key not in ("_partial_", "separable")), block
+
+
+@pytest.mark.parametrize("table", TABLES[:5], ids=words)
+def test_rows_of_a_small_table_are_trained_alike(table: Table) -> None:
+    """Same data, images, backbone, width, optimiser and steps in all rows: what differs is what the table is about."""
+    made = [
+        resolved(composed(f"experiment={table.experiment}", *row.overrides, "scale=small", "data.root=somewhere"))
+        for row in table.rows
+        if row.overrides
+    ]
+    for part in ("data", "backbone", "schedule", "trainer", "seed"):
+        assert all(config[part] == made[0][part] for config in made)
+    assert {config["neck"]["channels"] for config in made} == {128}
+    schedule = made[0]["schedule"]
+    assert schedule["max_epochs"] >= 1
+    assert 256 <= min(schedule["min_size"]) <= schedule["max_size"] <= 384
+    assert made[0]["backbone"]["_target_"] == "ifpn.backbones.efficientnet_lite0"
+    typed = ("schedule.max_epochs=10", "schedule.min_size=[256,320,384]", "schedule.max_size=512")
+    other = resolved(composed(f"experiment={table.experiment}", "scale=small", "data.root=x", *typed))["schedule"]
+    assert (other["max_epochs"], other["min_size"], other["max_size"]) == (10, [256, 320, 384], 512)
 
 
 @pytest.mark.parametrize(("table", "row"), OURS, ids=words)

@@ -74,13 +74,13 @@ class Echo(nn.Module):
 
 
 class Bright(nn.Module):
-    """One channel vector of length 5 at cell (2, 9), all else 0."""
+    """One channel vector at cell (2, 9), longer the more the image varies, and an offset that no image changes."""
 
     out_channels = 3
 
     def forward(self, x: OrderedDict[str, Tensor]) -> OrderedDict[str, Tensor]:
-        level = torch.zeros_like(x["c3"])
-        level[:, :, 2, 9] = torch.tensor([0.0, 3.0, 4.0])
+        level = torch.linspace(0, 50, x["c3"].shape[-1]).expand_as(x["c3"]).clone()
+        level[:, :, 2, 9] += torch.tensor([0.0, 3.0, 4.0]) * x["c3"].std()
         return OrderedDict(c3=level)
 
 
@@ -143,6 +143,7 @@ def test_a_map_is_bright_where_the_level_is(height: int, width: int) -> None:
     maps = level_maps(predictor(Bright()), photo(height, width), ["P3"])
     shade = maps.levels["P3"]
     assert maps.picture.shape[:2] == shade.shape
+    assert maps.cells == {"P3": (-(-shade.shape[0] // 8), -(-shade.shape[1] // 8))}
     # Enlarged eight times, the pixels next to the middle of a cell lie 1/16 of a cell beside it, in both directions.
     assert shade.max() == pytest.approx((15 / 16) ** 2, abs=1e-6)
     assert shade.min() == 0

@@ -291,3 +291,39 @@ def test_an_unrolled_neck_without_steps_is_no_neck() -> None:
     config["neck"]["solver"] = {"_target_": "ifpn.solvers.Unroll", "steps": 0}
     assert method_of(config) == Method("atss", "none", backbone="resnet50")
     assert solver_words(config["neck"]["solver"]) == "unrolled 0"
+
+
+@pytest.mark.parametrize(
+    ("backbone", "deformable", "expected"),
+    [
+        ("resnet50", False, {1, 3, 4}),
+        ("resnet50", True, {1, 3, 4}),
+        ("efficientnet_lite0", False, {1, 3, 4}),
+        ("efficientnet_lite0", True, {6}),  # Table 6 at a small scale: its backbones' stand-in
+        ("resnext101_64x4d", True, {6}),
+        ("resnext101_64x4d", False, {6}),
+    ],
+)
+def test_large_networks_stand_in_table_6_alone(
+    tmp_path: Path, backbone: str, deformable: bool, expected: set[int]
+) -> None:
+    content = result()
+    content["config"]["backbone"]["_target_"] = f"ifpn.backbones.{backbone}"
+    content["config"]["detector"]["deformable"] = deformable
+    write(tmp_path / "a", content)
+    tables, left = filled(tmp_path)
+    found = [(t.table.number, line.row.name) for t in tables for line in t.lines if line.runs]
+    assert {number for number, _ in found} == expected
+    assert left == []
+    if expected == {6}:
+        both = {"atss_x101", "atss_x152"} if backbone == "efficientnet_lite0" else {"atss_x101"}
+        assert {name for _, name in found} == both
+
+
+def test_a_run_of_epochs_says_how_many_and_which_optimiser(tmp_path: Path) -> None:
+    content = result() | {"steps": 1800, "batch": 8}
+    content["config"]["schedule"] |= {"max_epochs": 24, "max_steps": None}
+    content["config"]["schedule"]["optimizer"]["_target_"] = "torch.optim.AdamW"
+    write(tmp_path / "a", content)
+    (line,) = lines(tmp_path, 4, "pyramid")
+    assert line.marks == ("24 epochs, 1800 steps of 8 images at 800 px with AdamW",)
