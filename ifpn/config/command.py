@@ -132,11 +132,11 @@ def sentence(error: BaseException) -> str:
     """An error of Hydra, OmegaConf or ours in one short paragraph that names what is allowed."""
     if isinstance(error, UserError):
         return str(error)
+    if isinstance(error, MissingConfigException):  # an OSError too
+        return _missing_option(error)
     if isinstance(error, OSError):
         remedy = "free some space" if error.errno in NO_ROOM else "make it readable and writable, or name another place"
         return f"{error.filename or 'a file of the run'}: {error.strerror or error}. What to do: {remedy}."
-    if isinstance(error, MissingConfigException):
-        return _missing_option(error)
     cause = error.__cause__ if isinstance(error.__cause__, OmegaConfBaseException) else error
     if isinstance(cause, OmegaConfBaseException) and "is not in struct" in str(cause):
         return _unknown_key(cause)
