@@ -51,11 +51,20 @@ class CocoMetric(Metric):
         Args:
             preds: per image ``boxes`` (M, 4) xyxy pixels, ``scores`` (M,), ``labels`` (M,) in 0..K-1.
             target: per image ``image_id``, an int or a tensor with one element; other keys are ignored.
+
+        Raises:
+            ValueError: for lists of different lengths, and a target without ``image_id``.
         """
         if isinstance(self.found, Tensor):
             raise RuntimeError("update() after the states were synchronised; call reset() first")
         if len(preds) != len(target):
             raise ValueError(f"{len(preds)} predictions for {len(target)} targets")
+        for i, image in enumerate(target):
+            if "image_id" not in image:
+                found = ", ".join(map(str, image)) or "nothing"
+                raise ValueError(
+                    f"target {i} has no image_id (it has: {found}): give the id of the image in the ground truth"
+                )
         for detection, image in zip(preds, target, strict=True):
             rows = torch.cat(
                 [

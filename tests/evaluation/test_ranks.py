@@ -91,3 +91,5 @@ def test_metric_keeps_large_ids_and_fp32_boxes_exactly() -> None:
     assert float(metric.compute()["AP"]) == 1.0
     with pytest.raises(ValueError, match="1 predictions for 2 targets"):
         metric.update([{}], [{}, {}])
+    with pytest.raises(ValueError, match=r"target 1 has no image_id \(it has: boxes\)"):
+        metric.update([{}, {}], [{"image_id": image_id}, {"boxes": box}])
