@@ -10,6 +10,7 @@ the medians, so other work on the machine slows both sides alike.
 from __future__ import annotations
 
 import argparse
+import logging
 import statistics
 import sys
 import time
@@ -115,6 +116,7 @@ def main() -> None:
     unknown = [name for name in arguments.detectors if name not in NAMES]
     if unknown:
         parser.error(f"{unknown[0]}: torchvision has {', '.join(NAMES)} only")
+    logging.getLogger("ifpn.backbones").setLevel(logging.ERROR)  # random weights are meant
     print(f"{'detector':<12}{'ours (s)':>10}{'torchvision (s)':>17}{'ours / torchvision':>20}")
     for name in arguments.detectors or NAMES:
         ours, theirs = compare(name, arguments)
