@@ -23,15 +23,17 @@ def draw_evaluations(found: Sequence[AtBudget], trained: tuple[int, int], path: 
     with figure(12.4, 4.8, path) as drawing:
         drawing.suptitle("How many evaluations does the test need?", x=0.012, ha="left", fontsize=15, fontweight="bold")
         left, right = drawing.subplots(1, 2)
-        left.set_title("average precision")
+        left.set_title("average precision, less its last value")
         for name, color, values in (
             ("AP", BLUE, [one.ap for one in found]),
             ("AP50", ORANGE, [one.ap50 for one in found]),
         ):
-            shown = [100 * v if v >= 0 else np.nan for v in values]
-            left.plot(evals, shown, "o-", color=color, markersize=4.5, label=f"{name}  {shown[-1]:.1f}")
-        left.set_ylim(0, None)
-        left.set_ylabel("percent")
+            shown = np.array([100 * v if v >= 0 else np.nan for v in values])
+            label = f"{name}, {shown[-1]:.1f} with {evals[-1]}"
+            left.plot(evals, shown - shown[-1], "o-", color=color, markersize=4.5, label=label)
+        below, above = left.get_ylim()
+        left.set_ylim(min(below, -0.5), max(above, 0.5))  # less than half a point is not worth a slope
+        left.set_ylabel("percentage points")
         right.set_title("residual of the state found")
         low, middle, high = np.array([np.percentile(_finite(one.residual), [10, 50, 90]) for one in found]).T
         right.fill_between(evals, low, high, color=BLUE, alpha=0.18, linewidth=0, label="10-90 % of images")
@@ -39,11 +41,18 @@ def draw_evaluations(found: Sequence[AtBudget], trained: tuple[int, int], path: 
         right.set_yscale("log")
         right.set_ylabel("‖G(P + B) - P‖ / ‖G(P + B)‖")
         for axes in (left, right):
-            for value, name, style in ((trained[0], "in training", ":"), (trained[1], "at test time", "--")):
+            for value, name, style in _budgets(*trained):
                 axes.axvline(value, color=FAINT, linestyle=style, linewidth=1.4, label=f"{value} {name}")
             axes.set_xlabel("evaluations of G")
             axes.xaxis.set_major_locator(MaxNLocator(integer=True))
             axes.legend(loc="lower right" if axes is left else "upper right")
+
+
+def _budgets(train: int, test: int) -> list[tuple[int, str, str]]:
+    """(evaluations, what they are, line style)."""
+    if train == test:
+        return [(train, "in training and at test time", "--")]
+    return [(train, "in training", ":"), (test, "at test time", "--")]
 
 
 def draw_gradients(found: Sequence[GradientErrors], path: str | Path) -> None:
