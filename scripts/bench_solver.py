@@ -3,7 +3,9 @@
     python scripts/bench_solver.py                      # three sizes, about a minute each for the largest
     python scripts/bench_solver.py --size 1430000 --repeats 9 --markdown
 
-The unit is one copy of the state (read and written once), measured in the same rounds: what the memory allows.
+The unit is one copy of the state (read and written once), measured in the same rounds: what the memory allows. Eight
+states are copied in turn, because a solver reads a different stored state each time, too: two states alone may stay in
+a cache that fifteen do not fit into.
 The time of f, an elementwise map, is measured in the same rounds and taken off. Needs torchdeq 0.1.0 (`pip install
 '.[bench]'`). On Linux the script restarts itself with an allocator that keeps freed memory, as GPU allocators do: the
 kernel's page faults on fresh memory would otherwise be most of the small sizes' time, for both libraries (see
@@ -29,6 +31,7 @@ from torch.profiler import ProfilerActivity, profile
 
 from ifpn.solvers import Anderson, Broyden, Picard, solve
 
+COPIES = 8  # different states, about as many as a solver reads in an iteration
 ITERATIONS = 15  # the paper's; one more evaluation of f for Broyden (and none for Anderson) in torchdeq's counting
 BATCH = 2
 FLOOR = 12.0  # copies: 2k + 8 reads or writes at iteration k of Broyden's, k = 8 on average
@@ -104,15 +107,15 @@ def peak_states(run: Callable[[], object], z0: Tensor) -> float:
 def measure(size: int, repeats: int, device: str) -> list[Row]:
     """All methods at one size: every round runs each once, so a slow moment of the machine hits all alike."""
     f, z0 = problem(size, device)
-    target = torch.empty_like(z0)
-    source = f(z0)
+    sources = f(z0).repeat(COPIES, 1, 1)
+    targets = torch.empty_like(sources)
     table = methods()
     times: dict[str, list[float]] = {name: [] for name in [*table, "copy", "f"]}
     for r in range(repeats + 1):
         for name, (_, run) in table.items():
             seconds = clock(lambda run=run: run(f, z0), device)
-            copies = clock(lambda: [target.copy_(source) for _ in range(8)], device) / 8
-            alone = clock(lambda: [f(z0) for _ in range(8)], device) / 8
+            copies = clock(lambda: [t.copy_(s) for t, s in zip(targets, sources, strict=True)], device) / COPIES
+            alone = clock(lambda: [f(z0) for _ in range(COPIES)], device) / COPIES
             if r > 0:  # the first round warms up
                 times[name].append(seconds)
                 times["copy"].append(copies)
