@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import os
+import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -46,6 +47,7 @@ def command(config_name: str) -> Callable[[Callable[[DictConfig], None]], Callab
                     raise
                 # Not through Hydra, which would write a line of its own before ours.
                 failed.append(error)
+                remove_unused_folder()
 
         failed: list[Exception] = []
 
@@ -67,6 +69,16 @@ def command(config_name: str) -> Callable[[Callable[[DictConfig], None]], Callab
         return run
 
     return decorate
+
+
+def remove_unused_folder() -> None:
+    """Remove the folder that Hydra made and named for a run which was refused before it wrote anything there."""
+    overrides = HydraConfig.get().overrides
+    if any(given.startswith(("run_dir=", "hydra.run.dir=")) for given in [*overrides.task, *overrides.hydra]):
+        return
+    folder = Path(HydraConfig.get().runtime.output_dir)
+    if {path.name for path in folder.iterdir()} <= {"hydra"}:  # Hydra's own notes
+        shutil.rmtree(folder)
 
 
 def checked(cfg: DictConfig, overrides: list[str]) -> DictConfig:

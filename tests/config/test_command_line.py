@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
@@ -49,6 +50,19 @@ def test_an_error_is_one_sentence_and_leaves_nothing_behind(arguments: tuple[str
     assert words in done.stderr
     assert "Traceback" not in done.stderr
     assert not list(tmp_path.glob("run/*.ckpt"))
+
+
+def test_a_refused_command_leaves_no_folder_of_its_own(tmp_path: Path) -> None:
+    mine = tmp_path / "mine"
+    for script, arguments in (
+        ("train.py", ["neck=fpn", "solver=fast"]),
+        ("evaluate.py", []),
+        ("train.py", ["neck=fpn", "solver=fast", f"run_dir={mine}"]),
+    ):
+        done = subprocess.run([sys.executable, str(ROOT / script), *arguments], cwd=tmp_path, capture_output=True)
+        assert done.returncode == 2
+    assert not list(tmp_path.glob("runs/*"))
+    assert mine.is_dir()  # a folder that the user named may be the user's
 
 
 def test_evaluate_and_predict_say_what_they_need() -> None:
