@@ -78,7 +78,7 @@ def remove_unused_folder() -> None:
         return
     folder = Path(HydraConfig.get().runtime.output_dir)
     if {path.name for path in folder.iterdir()} <= {"hydra"}:  # Hydra's own notes
-        shutil.rmtree(folder)
+        shutil.rmtree(folder, ignore_errors=True)  # the reason of the refusal must be what is told
 
 
 def checked(cfg: DictConfig, overrides: list[str]) -> DictConfig:
