@@ -98,6 +98,7 @@ RULES: dict[str, Allowed] = {
     "schedule.optimizer.lr": number(0, open_low=True),
     "schedule.optimizer.weight_decay": number(0),
     "schedule.norm_weight_decay": number(0),
+    "schedule.backbone_lr": number(0, 1, open_low=True),
     "schedule.curve.gamma": number(0, 1, open_low=True),
     "schedule.curve.warmup_steps": whole(0),
     "schedule.curve.warmup_factor": number(0, 1),

@@ -85,7 +85,10 @@ class Plan:
 
 @dataclass(frozen=True)
 class Recipe:
-    """Optimiser and schedule, written for `base_batch_size` images per step; `plan` adapts it to another batch."""
+    """Optimiser and schedule, written for `base_batch_size` images per step; `plan` adapts it to another batch.
+
+    backbone_lr: the backbone's learning rate as a factor of all others'. Below 1 it keeps what pretrained weights know.
+    """
 
     optimizer: partial[Optimizer]
     norm_weight_decay: float
@@ -99,6 +102,7 @@ class Recipe:
     val_every: int | None
     min_size: Sequence[int]
     max_size: int
+    backbone_lr: float = 1.0
 
     def plan(self, world_size: int, accumulate: int, batches_per_epoch: int) -> Plan:
         """Apply the rule for other batch sizes.
@@ -118,6 +122,7 @@ class Recipe:
             f"{batch} images per step "
             f"({self.batch_size} per device x {world_size} device(s) x {accumulate} accumulated), "
             f"{steps} steps, lr {lr * ratio:g}"
+            + (f" (the backbone's times {self.backbone_lr:g})" if self.backbone_lr != 1.0 else "")
         )
         if ratio != 1.0:
             words += (
@@ -131,9 +136,16 @@ class Recipe:
     def build(self, model: nn.Module, plan: Plan) -> tuple[Optimizer, LambdaLR]:
         """The optimiser (no weight decay on normalisation layers, as the baselines) and its per-step schedule."""
         decayed, norms = split_parameters(model)
-        groups: list[dict[str, object]] = [{"params": decayed}]
-        if norms:
-            groups.append({"params": norms, "weight_decay": self.norm_weight_decay})
+        slow = backbone_parameters(model) if self.backbone_lr != 1.0 else set()
+        rate = plan.lr * self.backbone_lr
+        no_decay = {"weight_decay": self.norm_weight_decay}
+        groups: list[dict[str, object]] = [
+            {"params": [p for p in decayed if p not in slow]},
+            {"params": [p for p in norms if p not in slow], **no_decay},
+            {"params": [p for p in decayed if p in slow], "lr": rate, "name": "backbone"},
+            {"params": [p for p in norms if p in slow], "lr": rate, "name": "backbone norms", **no_decay},
+        ]
+        groups = [group for group in groups if group["params"]]
         optimizer = self.optimizer(groups, lr=plan.lr)
         factor: Callable[[int], float] = partial(plan.curve.factor, max_steps=plan.max_steps)
         return optimizer, LambdaLR(optimizer, factor)
@@ -149,3 +161,9 @@ def split_parameters(model: nn.Module) -> tuple[list[nn.Parameter], list[nn.Para
     }
     trainable = [p for p in model.parameters() if p.requires_grad]
     return [p for p in trainable if id(p) not in norm_ids], [p for p in trainable if id(p) in norm_ids]
+
+
+def backbone_parameters(model: nn.Module) -> set[nn.Parameter]:
+    """The parameters of the backbones in `model`: modules with `levels` and `image_mean` (see `ifpn.backbones`)."""
+    backbones = [m for m in model.modules() if hasattr(m, "levels") and hasattr(m, "image_mean")]
+    return {p for backbone in backbones for p in backbone.parameters()}

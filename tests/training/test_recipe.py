@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from functools import partial
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 import torch
@@ -16,7 +17,7 @@ from torch import nn
 
 from ifpn.config.command import CONF
 from ifpn.training import Cosine, MultiStep, Recipe
-from ifpn.training.recipe import split_parameters
+from ifpn.training.recipe import backbone_parameters, split_parameters
 
 
 def recipe(*overrides: str) -> Recipe:
@@ -108,3 +109,41 @@ def test_norm_layers_are_not_decayed_and_every_parameter_is_in_one_group() -> No
     built = recipe("schedule=1x")
     optimizer, _ = built.build(model, built.plan(8, 1, 10))
     assert [g["weight_decay"] for g in optimizer.param_groups] == [0.0001, 0.0]
+
+
+class Pretrained(nn.Sequential):
+    """What marks a backbone, by `ifpn.backbones`' contract."""
+
+    levels: ClassVar = {"c3": (8, 8)}
+    image_mean = (0.5, 0.5, 0.5)
+
+
+def test_the_backbone_alone_learns_at_its_own_rate_all_along_the_curve() -> None:
+    backbone = Pretrained(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8))
+    model = nn.Sequential(nn.Sequential(backbone, nn.Conv2d(8, 8, 1)), nn.GroupNorm(2, 8))
+    assert backbone_parameters(model) == set(backbone.parameters())
+    built = recipe("schedule=quick", "schedule.backbone_lr=0.25")
+    plan = built.plan(1, 1, 30)
+    assert "(the backbone's times 0.25)" in plan.words
+    optimizer, schedule = built.build(model, plan)
+    assert sum(len(g["params"]) for g in optimizer.param_groups) == len(list(model.parameters()))
+    for step in range(100):
+        for group in optimizer.param_groups:
+            inside = {p in set(backbone.parameters()) for p in group["params"]}
+            assert len(inside) == 1, "a group is the backbone's or not"
+            factor = 0.25 if inside == {True} else 1.0
+            assert group["lr"] == pytest.approx(plan.lr * factor * plan.curve.factor(step, plan.max_steps), rel=1e-12)
+        optimizer.step()
+        schedule.step()
+    decays = {(g["weight_decay"], len(g["params"])) for g in optimizer.param_groups}
+    assert decays == {(0.0001, 2), (0.0, 2)}  # convolutions and norms, of backbone and head alike
+
+
+def test_a_rate_of_one_leaves_the_groups_of_the_papers_schedules_as_they_were() -> None:
+    model = nn.Sequential(Pretrained(nn.Conv2d(3, 8, 3)), nn.GroupNorm(2, 8))
+    for name, rate in (("1x", 1.0), ("2x", 1.0)):
+        built = recipe(f"schedule={name}")
+        assert built.backbone_lr == rate
+        plan = built.plan(1, 1, 30)
+        assert "backbone" not in plan.words
+        assert len(built.build(model, plan)[0].param_groups) == 2
