@@ -85,6 +85,8 @@ def test_every_rule_speaks_of_a_setting_that_exists() -> None:
         ("solver=unroll",),
         ("neck=stack",),
         ("schedule=1x",),
+        ("detector=atss",),
+        ("detector=autoassign",),
         ("detector=fcos",),
         ("detector=retina",),
         ("detector=faster_rcnn",),
