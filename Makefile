@@ -7,7 +7,7 @@ PY := $(VENV)/bin/python
 .DEFAULT_GOAL := help
 
 help:
-	@echo "make train   train an i-FPN detector on built-in data and evaluate it (about ten minutes on two CPU cores)"
+	@echo "make train   train an i-FPN detector on built-in data and evaluate it (about five minutes on two CPU cores)"
 	@echo "make test    run the tests"
 	@echo "make lint    ruff and mypy"
 	@echo "make clean   remove the environment"
@@ -16,7 +16,8 @@ $(VENV)/ready: pyproject.toml requirements.txt
 	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(0 if (3, 11) <= v < (3, 13) else f"ifpn needs Python 3.11 or 3.12, $(PYTHON) is {v[0]}.{v[1]}: PYTHON=python3.11 make …")'
 	$(PYTHON) -m venv $(VENV)
 	$(PY) -m pip install --quiet --upgrade pip
-	$(PY) -m pip install --quiet --editable '.[dev]'
+	@# What is silenced is setuptools' notice about editable installs, meant for authors of packages.
+	PYTHONWARNINGS=ignore $(PY) -m pip install --quiet --editable '.[dev]'
 	@touch $@
 
 train: $(VENV)/ready
