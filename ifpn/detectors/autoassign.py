@@ -34,12 +34,24 @@ def positive_bag_loss(probability: Tensor, weight: Tensor) -> Tensor:
     confident = (3 * probability).exp() * weight
     share = confident / confident.sum(dim=0).clamp(min=TINY)
     bag = (share * probability).sum(dim=0).clamp(max=1)  # a weighted mean may exceed 1 by a rounding error
-    return F.binary_cross_entropy(bag, torch.ones_like(bag), reduction="none")
+    return cross_entropy(bag, 1.0)
 
 
 def negative_bag_loss(probability: Tensor) -> Tensor:
     """p² * -ln(1 - p) of each element: focal loss of background, gamma 2; gradients flow through p² too."""
-    return probability**2 * F.binary_cross_entropy(probability, torch.zeros_like(probability), reduction="none")
+    return probability**2 * cross_entropy(probability, 0.0)
+
+
+def cross_entropy(probability: Tensor, target: float) -> Tensor:
+    """Of each element with the constant ``target``; NaN for NaN.
+
+    torch's own ends the program there, on a GPU by a device assertion, before anybody could ask what is to be
+    done about a loss that is not finite.
+    """
+    known = ~probability.isnan()
+    wanted = torch.full_like(probability, target)
+    loss = F.binary_cross_entropy(torch.where(known, probability, 0.5), wanted, reduction="none")
+    return torch.where(known, loss, probability)
 
 
 @torch.no_grad()

@@ -71,6 +71,18 @@ def test_losses_and_gradients_are_finite(kind: str, data: st.DataObject, scale: 
         assert leaf.grad.isfinite().all()
 
 
+@pytest.mark.parametrize("part", ["cls_logits", "box_code"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_predictions_that_are_nan_give_a_loss_that_is_nan_and_no_error(kind: str, part: str) -> None:
+    """The policy for losses that are not finite then decides; torch's cross-entropy of probabilities would raise."""
+    prediction = random_prediction(kind, 3)
+    prediction = prediction._replace(**{part: getattr(prediction, part) * torch.nan})
+    losses = run(kind, criterion_of(kind, 3), prediction, [make_target([[10, 10, 90, 80]], [1])] * 2)
+    total = torch.stack(list(losses.values())).sum()
+    assert total.isnan()
+    total.backward()
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_repeating_the_batch_changes_nothing(kind: str) -> None:
     """Every loss is a sum over something counted in the same batch, so two copies have the same loss."""
