@@ -62,6 +62,7 @@ def rank_main(rank: int, folder: str) -> None:
             spectral_radius(net.block, torch.zeros(1, 8, 6, 6), 2)  # as a monitor does: no hook may fire
         grads = {name: p.grad for name, p in net.named_parameters()}
         torch.save({"grads": grads, "fired": fired, "evals": net.evals}, os.path.join(folder, f"{rank}.pt"))
+        dist.barrier()  # gloo may abort a process whose partner has gone
     finally:
         dist.destroy_process_group()
 
