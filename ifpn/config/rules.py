@@ -94,6 +94,8 @@ RULES: dict[str, Allowed] = {
     "neck.dropout": number(0, 0.9),
     "neck.jacobian_penalty": number(0),
     "neck.repeats": whole(1, 100),
+    "neck.norm": one_of("none", "gn", "bn"),
+    "csc.norm": one_of("none", "gn", "bn"),
     "detector.extra_levels": one_of("p5", "c5", "none"),
     "schedule.optimizer.lr": number(0, open_low=True),
     "schedule.optimizer.weight_decay": number(0),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 from typing import Any
 
@@ -70,6 +70,31 @@ def variant(run: Run) -> str:
     return json.dumps([comparable(run.config), run.data_name, run.boxes, run.steps, run.batch], sort_keys=True)
 
 
+def telling_apart(runs: Sequence[Run]) -> list[list[str]]:
+    """Per run the settings, as "schedule.max_size=384", in which the runs differ; nothing for one run."""
+    configs = [comparable(run.config) for run in runs]
+    keys = sorted(k for k in set().union(*configs) if len({repr(c.get(k)) for c in configs}) > 1)
+    return [[f"{k}={_shown(c[k])}" for k in keys if k in c] for c in configs]
+
+
+def only_as_the_rows(table: Table, a: tuple[Row, Run], b: tuple[Row, Run]) -> bool:
+    """Whether two runs differ in nothing but what their rows of the paper differ in, and settings of one neck alone.
+
+    Only then is the difference of their AP the effect that the paper speaks of.
+    """
+    (row_a, run_a), (row_b, run_b) = a, b
+    if (run_a.data_name, run_a.boxes, run_a.images) != (run_b.data_name, run_b.boxes, run_b.images):
+        return False
+    papers = [comparable(paper_config(table, row)) for row in (row_a, row_b)]
+    ours = [comparable(run.config) for run in (run_a, run_b)]
+    return all(
+        _equal(ours[0].get(key), ours[1].get(key))
+        or not _equal(papers[0].get(key), papers[1].get(key))
+        or (key.startswith("neck.") and (key in ours[0]) != (key in ours[1]))
+        for key in {*ours[0], *ours[1]}
+    )
+
+
 def solver_words(solver: object) -> str:
     """Such as "Anderson 5, GMRES 3, 7 at test": evaluations forward, products backward, evaluations at test time."""
     if not isinstance(solver, dict):
@@ -91,8 +116,10 @@ def _schedule(run: Run, wanted: Mapping[str, Any], keys: list[str]) -> list[str]
         sizes = "/".join(map(str, found["min_size"]))
         epochs = f"{found['max_epochs']} epochs, " if found.get("max_epochs") else ""
         optimizer = _name(found["optimizer"])
-        other = f" with {optimizer}" if optimizer != _name(wanted["optimizer"]) else ""
-        return [f"{epochs}{run.steps} steps of {run.batch} images at {sizes} px{other}"]
+        name = f"{optimizer} at " if optimizer != _name(wanted["optimizer"]) else "a rate of "
+        sizes += f" to {found['max_size']}" if found["max_size"] != wanted["max_size"] else ""
+        rate = f"{name}{found['optimizer']['lr']:g}"
+        return [f"{epochs}{run.steps} steps of {run.batch} images at {sizes} px, {rate}"]
     leaves = comparable(run.config)
     return [f"{key}={_shown(leaves.get(key))}" for key in keys]
 

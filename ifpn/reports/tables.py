@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from ifpn.reports.deviations import deviations, variant
+from ifpn.reports.deviations import deviations, only_as_the_rows, telling_apart, variant
 from ifpn.reports.paper import CLAIMS, METRICS, TABLES, Row, Table
 from ifpn.reports.results import LeftOut, Run, fits, method_of
 
@@ -55,7 +55,7 @@ class Line:
 
 @dataclass(frozen=True)
 class Gain:
-    """A gain that the paper claims, its size in the paper's table, and ours from runs under one and the same mark."""
+    """A gain that the paper claims, its size in the paper's table, and ours from runs that differ in nothing else."""
 
     metric: str
     better: Row
@@ -63,6 +63,7 @@ class Gain:
     paper: float
     ours: Measured
     mark: str
+    worse_mark: str
 
 
 @dataclass(frozen=True)
@@ -121,8 +122,21 @@ def _lines(table: Table, row: Row, runs: Sequence[Run]) -> list[Line]:
         group.sort(key=lambda r: r.seed)
         ours = tuple((m, measured) for m in METRICS if (measured := measure(r.numbers[m] for r in group)))
         lines.append(Line(row, tuple(group), ours, tuple(deviations(group[0], table, row))))
+    lines = _told_apart(lines)
     # Runs like the paper's first; then by their marks, so that the order depends on no folder name.
     return sorted(lines, key=lambda line: (len(line.marks) > 0, line.mark)) or [Line(row)]
+
+
+def _told_apart(lines: Sequence[Line]) -> list[Line]:
+    """Lines with the same marks get the settings in which they differ as further marks."""
+    groups: dict[str, list[Line]] = {}
+    for line in lines:
+        groups.setdefault(line.mark, []).append(line)
+    told = []
+    for same in groups.values():
+        more = telling_apart([line.runs[0] for line in same])
+        told += [replace(line, marks=(*line.marks, *words)) for line, words in zip(same, more, strict=True)]
+    return told
 
 
 def measure(values: Iterable[float | None]) -> Measured | None:
@@ -146,17 +160,15 @@ def _gains(table: Table, lines: Sequence[Line]) -> list[Gain]:
         assert a is not None  # a test holds every claim against the rows
         assert b is not None
         for line in [x for x in lines if x.row is better and x.runs]:
-            for other in [x for x in lines if x.row is worse and x.runs and _common(x) == _common(line)]:
+            for other in [x for x in lines if x.row is worse and x.runs and _comparable(table, line, x)]:
                 ours, base = line.measured(claim.metric), other.measured(claim.metric)
                 if ours is not None and base is not None:
-                    found.append(Gain(claim.metric, better, worse, a - b, _less(ours, base), line.mark))
+                    found.append(Gain(claim.metric, better, worse, a - b, _less(ours, base), line.mark, other.mark))
     return found
 
 
-def _common(line: Line) -> tuple[str, ...]:
-    """Marks that two rows must share to be compared: all but what only one of the two necks has."""
-    own = ("solver ", "neck.")
-    return tuple(mark for mark in line.marks if not mark.startswith(own) or mark.startswith("neck.channels="))
+def _comparable(table: Table, a: Line, b: Line) -> bool:
+    return only_as_the_rows(table, (a.row, a.runs[0]), (b.row, b.runs[0]))
 
 
 def _less(a: Measured, b: Measured) -> Measured:

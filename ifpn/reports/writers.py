@@ -44,14 +44,14 @@ HOW_TO_READ = (
 
 
 def markdown_table(one: Filled) -> str:
-    """Heading, table, legend, and the gains where both of their rows were run under one mark."""
+    """Heading, table, legend, and the gains where both of their rows were run and nothing else differs."""
     table, letters = one.table, _letters(one)
     heads = [*table.heads, "AP ours", "AP paper", "difference", "seeds", *METRICS[1:], "s/step", "MiB"]
     rows = []
     for line in one.lines:
         letter = letters.get(line.mark, "")
         rest = [_pair(line, metric) for metric in METRICS[1:]]
-        cells = [_plain(line.measured("AP")) + (f" <sup>{letter}</sup>" if letter else ""), _paper(line, "AP")]
+        cells = [_lettered(_plain(line.measured("AP")), letter), _paper(line, "AP")]
         cells += [_signed(line.difference("AP")), _seeds(line), *rest]
         cells += [_number(line.median("seconds_per_step"), 2), _number(line.median("peak_memory_mib"), 0)]
         rows.append([*("✓" if x == "x" else x for x in line.row.labels), *cells])
@@ -67,7 +67,10 @@ def markdown_table(one: Filled) -> str:
     if one.gains:
         heads = ["gain", "over", "in", "ours", "paper"]
         gains = [
-            [*(g.better.name, g.worse.name, g.metric), _gain(g.ours, letters.get(g.mark, "")), _signed(g.paper)]
+            [
+                *(_lettered(g.better.name, letters.get(g.mark)), _lettered(g.worse.name, letters.get(g.worse_mark))),
+                *(g.metric, _gain(g.ours), _signed(g.paper)),
+            ]
             for g in one.gains
         ]
         parts.append(_grid(heads, gains))
@@ -136,9 +139,12 @@ def _plain(value: Measured | None) -> str:
     return f"{value.mean:.1f}" if value.spread is None else f"{value.mean:.1f} ± {value.spread:.1f}"
 
 
-def _gain(value: Measured, letter: str) -> str:
-    spread = "" if value.spread is None else f" ± {value.spread:.1f}"
-    return _signed(value.mean) + spread + (f" <sup>{letter}</sup>" if letter else "")
+def _lettered(text: str, letter: str | None) -> str:
+    return f"{text} <sup>{letter}</sup>" if letter else text
+
+
+def _gain(value: Measured) -> str:
+    return _signed(value.mean) + ("" if value.spread is None else f" ± {value.spread:.1f}")
 
 
 def _paper(line: Line, metric: str) -> str:

@@ -122,6 +122,18 @@ def test_fpn_is_torchvisions() -> None:
         assert torch.equal(neck(features())[key], level)
 
 
+@pytest.mark.parametrize(("norm", "layer"), [("gn", partial(nn.GroupNorm, 2)), ("bn", nn.BatchNorm2d)])
+def test_fpn_with_norms_is_torchvisions(norm: str, layer: Callable[[int], nn.Module]) -> None:
+    """16 channels in two groups of eight; the state loads only if there are no biases before the norms."""
+    torch.manual_seed(0)
+    neck = FPN(CHANNELS, 16, extra_levels="none", norm=norm)
+    theirs = FeaturePyramidNetwork(CHANNELS, 16, norm_layer=layer)
+    theirs.load_state_dict(neck.fpn.state_dict())
+    expected = theirs(features())
+    for key, level in neck(features()).items():
+        assert torch.equal(level, expected[key])
+
+
 def test_jacobian_penalty_lowers_the_jacobian_and_is_absent_in_evaluation() -> None:
     """A few steps on the penalty alone must reduce it: its gradient reaches G."""
     torch.manual_seed(0)
@@ -171,6 +183,8 @@ def test_stats_tell_of_the_last_forward() -> None:
         (lambda: MDEQNeck(CHANNELS, 16, groups=2, expansion=0), "expansion must be at least 1"),
         (lambda: PAFPN(CHANNELS, 16, bottom_up="both"), "'backbone' or 'all'"),
         (lambda: FPN([8, 12], 16)(features()), "built for levels of"),
+        (lambda: FPN(CHANNELS, 16, norm="ln"), "'none', 'gn' or 'bn', got 'ln'"),
+        (lambda: FPN(CHANNELS, 16, norm_layer=nn.BatchNorm2d, norm="gn"), "give one of them"),
         (
             lambda: ImplicitFPN([8, 8], 16)({"a": torch.zeros(1, 8, 9, 9), "b": torch.zeros(1, 8, 4, 4)}),
             "half",

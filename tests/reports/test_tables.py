@@ -114,8 +114,8 @@ def test_a_missing_row_is_blank_and_never_zero(tmp_path: Path) -> None:
         ({("backbone", "_target_"): "ifpn.backbones.efficientnet_lite0"}, "backbone efficientnet_lite0"),
         ({("backbone", "weights"): "none"}, "backbone.weights=none"),
         ({("schedule", "optimizer", "lr"): 0.02}, "schedule.optimizer.lr=0.02"),
-        ({("schedule", "min_size"): [256]}, "90000 steps of 16 images at 256 px"),
-        ({("steps",): 45_000}, "45000 steps of 16 images at 800 px"),
+        ({("schedule", "min_size"): [256]}, "90000 steps of 16 images at 256 px, a rate of 0.01"),
+        ({("steps",): 45_000}, "45000 steps of 16 images at 800 px, a rate of 0.01"),
         ({("neck", "solver", "train_evals"): 5}, "solver Broyden 5, Broyden 15, 7 at test"),
         ({("neck", "output_norm"): True}, "neck.output_norm=true"),
         ({("trainer", "precision"): "bf16-mixed"}, "trainer.precision=bf16-mixed"),
@@ -223,6 +223,50 @@ def test_a_run_that_was_killed_one_that_is_twice_and_one_without_a_row_are_named
     ]
 
 
+def schedule(content: dict[str, Any], **values: Any) -> dict[str, Any]:
+    content["steps"] = 750
+    for key, value in values.items():
+        if key == "lr":
+            content["config"]["schedule"]["optimizer"]["lr"] = value
+        else:
+            content["config"]["schedule"][key] = value
+    return content
+
+
+def test_runs_of_a_row_that_differ_are_told_apart_by_their_marks(tmp_path: Path) -> None:
+    """The rate stands in the words for the schedule; a setting without such words is named as it is configured."""
+    write(tmp_path / "a", schedule(result()))
+    write(tmp_path / "b", schedule(result(), lr=0.002))
+    write(tmp_path / "c", schedule(result(), gradient_clip=7.0))
+    marks = {line.mark for line in lines(tmp_path, 4, "pyramid")}
+    words = "750 steps of 16 images at 800 px, a rate of"
+    clip = result()["config"]["schedule"]["gradient_clip"]
+    assert marks == {
+        f"{words} 0.002",
+        f"{words} 0.01; schedule.gradient_clip={'null' if clip is None else clip}",
+        f"{words} 0.01; schedule.gradient_clip=7.0",
+    }
+
+
+@pytest.mark.parametrize("values", [{"lr": 0.002}, {"gradient_clip": 7.0}, {"max_size": 1000}])
+def test_no_gain_between_runs_of_different_schedules(tmp_path: Path, values: dict[str, Any]) -> None:
+    write(tmp_path / "a", schedule(result("pyramid", ap=0.44)))
+    write(tmp_path / "b", schedule(result("dense", ap=0.42), **values))
+    assert filled(tmp_path)[0][3].gains == ()
+    write(tmp_path / "c", schedule(result("dense", ap=0.41)))
+    (gain,) = filled(tmp_path)[0][3].gains
+    assert gain.ours.mean == pytest.approx(3.0)
+
+
+def test_no_gain_between_two_implicit_necks_of_which_one_has_a_norm(tmp_path: Path) -> None:
+    """Both necks have the switch, so it is not what Table 4 compares."""
+    for row, norm in (("pyramid", True), ("dense", False)):
+        content = result(row)
+        content["config"]["neck"]["output_norm"] = norm
+        write(tmp_path / row, content)
+    assert filled(tmp_path)[0][3].gains == ()
+
+
 def test_gains_are_taken_between_runs_under_one_mark_only(tmp_path: Path) -> None:
     for row, ap, channels in (("pyramid", 0.44, 256), ("dense", 0.42, 256), ("bifpn", 0.40, 128)):
         content = result(row, ap=ap)
@@ -245,6 +289,7 @@ def test_a_setting_that_only_one_neck_has_does_not_prevent_a_gain(tmp_path: Path
     (gain,) = filled(tmp_path)[0][0].gains
     assert gain.ours.mean == pytest.approx(3.0)
     assert gain.mark == "neck.channels=128; neck.output_norm=true"
+    assert gain.worse_mark == "neck.channels=128"
 
 
 def test_the_same_runs_give_the_same_bytes_in_any_order(tmp_path: Path) -> None:
@@ -326,4 +371,4 @@ def test_a_run_of_epochs_says_how_many_and_which_optimiser(tmp_path: Path) -> No
     content["config"]["schedule"]["optimizer"]["_target_"] = "torch.optim.AdamW"
     write(tmp_path / "a", content)
     (line,) = lines(tmp_path, 4, "pyramid")
-    assert line.marks == ("24 epochs, 1800 steps of 8 images at 800 px with AdamW",)
+    assert line.marks == ("24 epochs, 1800 steps of 8 images at 800 px, AdamW at 0.01",)
