@@ -10,6 +10,7 @@ from types import ModuleType
 
 import pytest
 
+from ifpn.reports.curves import read_curves
 from ifpn.reports.paper import TABLES
 from ifpn.reports.results import read_runs
 from tests.conftest import ROOT
@@ -69,3 +70,35 @@ def test_the_workspace_is_built_without_a_server() -> None:
     lines = [p for s in built.sections for p in s.panels if type(p).__name__ == "LinePlot"]
     assert {m for p in lines for m in p.y} <= workspace.metrics()
     assert {p.x for p in lines} == {"trainer/global_step"}  # what Lightning's logger counts
+
+
+def losses(folder: Path, values: dict[int, float], **changes: object) -> Path:
+    """A finished run of one loss at the given steps."""
+    write(folder, result() | changes)
+    lines = "".join(f"{step},{value}\n" for step, value in values.items())
+    (folder / "metrics.csv").write_text(f"step,train/loss\n{lines}")
+    return folder
+
+
+def test_losses_are_compared_step_by_step_and_averaged_per_window(tmp_path: Path) -> None:
+    """Steps that one run did not log are left out: 2.0 - 1.0 at step 9, 3.5 - 3.0 and 4.0 - 4.0 in the next window."""
+    compare = script("compare_losses")
+    a = losses(tmp_path / "a", {4: 9.0, 9: 1.0, 14: 3.0, 19: 4.0})
+    b = losses(tmp_path / "b", {9: 2.0, 14: 3.5, 19: 4.0, 24: 7.0})
+    compare.check_same(a, b)
+    found = compare.differences(read_curves(a / "metrics.csv"), read_curves(b / "metrics.csv"), 10)
+    assert found == {"train/loss": [(0, pytest.approx(1.0)), (10, pytest.approx(0.25))]}
+    assert compare.table(found, 10).split() == ["steps", "0-9", "10-19", "loss", "+1.000", "+0.250"]
+
+
+def test_losses_on_other_batches_or_at_another_rate_are_not_compared(tmp_path: Path) -> None:
+    check_same = script("compare_losses").check_same
+    a = losses(tmp_path / "a", {9: 1.0})
+    with pytest.raises(ValueError, match=r"differ in seed \(0 and 1\)"):
+        check_same(a, losses(tmp_path / "b", {9: 1.0}, seed=1))
+    config = result()["config"]
+    config["schedule"]["optimizer"]["lr"] = 0.002
+    with pytest.raises(ValueError, match=r"schedule\.optimizer\.lr \(0\.01 and 0\.002\)"):
+        check_same(a, losses(tmp_path / "c", {9: 1.0}, config=config))
+    with pytest.raises(ValueError, match="not the result of a finished run"):
+        check_same(a, tmp_path / "missing")
