@@ -1,0 +1,167 @@
+"""How sure is an AP, and a difference of two? The validation images drawn again, with replacement."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
+
+from ifpn.evaluation.ground_truth import GroundTruth
+from ifpn.evaluation.predictions import Prediction
+
+Floats = NDArray[np.float64]
+
+_RECALLS = np.linspace(0.0, 1.0, 101)
+_MAX_DETECTIONS = 100
+
+
+@dataclass(frozen=True)
+class _OfClass:
+    """Detections of one class, the most certain first, matched at T thresholds of IoU.
+
+    hits, misses: (T, D), 0 or 1; both 0 where COCO ignores the detection. image: (D,) position of its image.
+    truths: (I,) boxes to be found per image.
+    """
+
+    hits: Floats
+    misses: Floats
+    image: NDArray[np.int64]
+    truths: Floats
+
+
+class Matches:
+    """Detections matched once with the truth; :meth:`ap` then takes any weights of the images.
+
+    Args:
+        truth: images, classes, boxes.
+        detections: COCO's results; at most 100 per image and class count, as in COCO's AP.
+    """
+
+    def __init__(self, truth: GroundTruth, detections: Sequence[Prediction]) -> None:
+        self.num_images = len(truth.image_ids)
+        run = COCOeval(*(_index(truth, boxes) for boxes in (truth.annotations, _numbered(detections))), "bbox")
+        run.params.imgIds = list(truth.image_ids)
+        run.params.catIds = sorted(truth.category_names)
+        run.params.areaRng, run.params.areaRngLbl = [[0, 1e10]], ["all"]
+        run.params.maxDets = [_MAX_DETECTIONS]
+        with contextlib.redirect_stdout(io.StringIO()):
+            run.evaluate()
+        images = [run.evalImgs[k * self.num_images :][: self.num_images] for k in range(len(run.params.catIds))]
+        self._classes = [_of_class(found) for found in images]
+
+    def ap(self, weights: Floats | None = None) -> float:
+        """COCO's AP over images that each count ``weights`` (I,) times; nan if none of them has a box.
+
+        Whole weights give the AP of a set in which the image occurs that often (exactly, unless an image has two
+        detections of the same score).
+        """
+        counts = np.ones(self.num_images) if weights is None else weights
+        found = [ap for one in self._classes if (ap := _ap(one, counts)) is not None]
+        return float(np.mean(found)) if found else float("nan")
+
+
+@dataclass(frozen=True)
+class Difference:
+    """AP of ``a`` less AP of ``b`` on the same images.
+
+    Attributes:
+        a, b: the two APs.
+        error: standard deviation of the difference over the resamples.
+        low, high: the middle 95 % of it.
+    """
+
+    a: float
+    b: float
+    error: float
+    low: float
+    high: float
+
+    @property
+    def difference(self) -> float:
+        return self.a - self.b
+
+
+def paired_bootstrap(a: Matches, b: Matches, resamples: int = 1000, seed: int = 0) -> Difference:
+    """Compare two detectors on resamples of their validation images, the same resamples for both.
+
+    What it tells is how much the choice of validation images matters. Another training of the same detector,
+    with another seed, moves the AP as well, and that is not in it.
+
+    Args:
+        a, b: matches with the same truth.
+        resamples: number of resamples.
+        seed: of the resamples.
+
+    Raises:
+        ValueError: different numbers of images, or fewer than two resamples.
+    """
+    if a.num_images != b.num_images:
+        raise ValueError(f"the two were matched with {a.num_images} and {b.num_images} images: give the same truth")
+    if resamples < 2:
+        raise ValueError(f"resamples={resamples}: at least 2 are needed for a spread")
+    draw = np.random.default_rng(seed)
+    share = np.full(a.num_images, 1 / a.num_images)
+    gaps = []
+    for _ in range(resamples):
+        weights = draw.multinomial(a.num_images, share).astype(np.float64)
+        gaps.append(a.ap(weights) - b.ap(weights))
+    low, high = np.nanquantile(gaps, [0.025, 0.975])
+    return Difference(a.ap(), b.ap(), float(np.nanstd(gaps, ddof=1)), float(low), float(high))
+
+
+def _numbered(detections: Sequence[Prediction]) -> list[dict[str, object]]:
+    return [
+        {**d, "id": i, "area": d["bbox"][2] * d["bbox"][3], "iscrowd": 0} for i, d in enumerate(detections, start=1)
+    ]
+
+
+def _index(truth: GroundTruth, annotations: Sequence[object]) -> COCO:
+    with contextlib.redirect_stdout(io.StringIO()):
+        side = COCO()
+        side.dataset = {
+            "images": [{"id": image_id} for image_id in truth.image_ids],
+            "categories": [{"id": key, "name": name} for key, name in truth.category_names.items()],
+            "annotations": [dict(a) for a in annotations],  # type: ignore[call-overload]  # COCO writes into them
+        }
+        side.createIndex()
+    return side
+
+
+def _of_class(images: Sequence[dict[str, NDArray[np.float64]] | None]) -> _OfClass:
+    """COCO's matches of one class; None is an image without a box and without a detection."""
+    found = [(i, one) for i, one in enumerate(images) if one is not None]
+    truths = np.zeros(len(images))
+    for i, one in found:
+        truths[i] = np.count_nonzero(np.asarray(one["gtIgnore"]) == 0)
+    if not found:
+        nothing = np.zeros((1, 0))
+        return _OfClass(nothing, nothing, np.zeros(0, dtype=np.int64), truths)
+    scores = np.concatenate([np.asarray(one["dtScores"], dtype=np.float64) for _, one in found])
+    image = np.concatenate([np.full(len(one["dtScores"]), i) for i, one in found])
+    order = np.argsort(-scores, kind="mergesort")  # COCO's own, for the order of equal scores
+    matched = np.concatenate([one["dtMatches"] for _, one in found], axis=1)[:, order] > 0
+    counted = np.concatenate([one["dtIgnore"] for _, one in found], axis=1)[:, order] == 0
+    return _OfClass((matched & counted) * 1.0, (~matched & counted) * 1.0, image[order], truths)
+
+
+def _ap(one: _OfClass, weights: Floats) -> float | None:
+    """Mean over thresholds and 101 recalls; None without boxes to be found."""
+    truths = float(weights @ one.truths)
+    if truths == 0:
+        return None
+    each = weights[one.image]
+    hits = np.cumsum(one.hits * each, axis=1)
+    total = hits + np.cumsum(one.misses * each, axis=1)
+    precision = hits / np.maximum(total, np.spacing(1.0))
+    # The best precision at this recall or a higher one.
+    precision = np.maximum.accumulate(precision[:, ::-1], axis=1)[:, ::-1]
+    precision = np.concatenate([precision, np.zeros((len(precision), 1))], axis=1)
+    recall = hits / truths
+    values = [p[np.searchsorted(r, _RECALLS, side="left")] for p, r in zip(precision, recall, strict=True)]
+    return float(np.mean(values))
