@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 from typing import Any
 
 from hydra import compose, initialize_config_dir
+from hydra.utils import get_object
 from omegaconf import OmegaConf
 
 from ifpn.config.command import CONF
+from ifpn.config.errors import ConfigError
+from ifpn.config.targets import check_targets
 from ifpn.reports.paper import Row, Table
 from ifpn.reports.results import Run
 
@@ -43,7 +47,28 @@ def comparable(config: Mapping[str, Any]) -> dict[str, object]:
     kept["trainer"] = {k: v for k, v in config.get("trainer", {}).items() if k in _TRAINER}
     # The number of devices decides it; what counts is the number of images seen.
     kept["schedule"] = {k: v for k, v in config["schedule"].items() if k not in ("batch_size", "val_every")}
-    return dict(_leaves(kept, ""))
+    return dict(_leaves(_with_defaults(kept), ""))
+
+
+def _with_defaults(node: Mapping[str, Any]) -> dict[str, Any]:
+    """With the settings that a run of an older version does not name, at what they were then: their defaults."""
+    named = {k: _with_defaults(v) if isinstance(v, Mapping) else v for k, v in node.items()}
+    return {**_defaults(str(node.get("_target_", ""))), **named}
+
+
+@cache
+def _defaults(target: str) -> dict[str, object]:
+    """Plain defaults of one of our own classes; nothing for any other name, which a file must not make us import."""
+    if not target.startswith("ifpn."):
+        return {}
+    try:
+        check_targets({"_target_": target})
+    except ConfigError:  # of an older version, or not from us
+        return {}
+    parameters = inspect.signature(get_object(target)).parameters.values()
+    return {
+        p.name: p.default for p in parameters if p.default is None or isinstance(p.default, bool | int | float | str)
+    }
 
 
 def deviations(run: Run, table: Table, row: Row) -> list[str]:

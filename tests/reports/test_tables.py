@@ -7,6 +7,7 @@ import csv
 import io
 import json
 import statistics
+import sys
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -159,6 +160,28 @@ def test_runs_that_differ_in_more_than_the_seed_are_never_averaged(tmp_path: Pat
         ((), [0, 1]),
         (("neck.channels=128",), [2]),
     ]
+
+
+def test_a_run_of_an_older_version_belongs_to_those_of_this_one(tmp_path: Path) -> None:
+    """It does not name settings that came later, with their defaults: it is averaged with the others, unmarked."""
+    rows = {row.name: row for row in TABLES[0].rows}
+    for seed in (0, 1):
+        config = paper_config(TABLES[0], rows["atss_fpn"])
+        if seed == 0:
+            del config["schedule"]["backbone_lr"], config["neck"]["norm"]
+        write(tmp_path / f"{seed}", result(seed=seed, config=config))
+    (line,) = lines(tmp_path, 1, "atss_fpn")
+    assert (line.marks, [r.seed for r in line.runs]) == ((), [0, 1])
+
+
+def test_a_result_cannot_make_the_report_import_what_it_names(tmp_path: Path) -> None:
+    """A result.json is input. `this` prints a poem when it is imported."""
+    content = result()
+    content["config"]["neck"]["csc"]["_target_"] = "this.PyramidConv"
+    content["config"]["detector"]["_target_"] = "ifpn.nowhere.ATSS"
+    write(tmp_path / "a", content)
+    filled(tmp_path)
+    assert "this" not in sys.modules
 
 
 def broken(name: str) -> Any:
