@@ -84,6 +84,8 @@ def test_every_rule_speaks_of_a_setting_that_exists() -> None:
         ("solver=fast",),
         ("solver=unroll",),
         ("neck=stack",),
+        ("neck=fpn",),
+        ("csc=bifpn",),
         ("schedule=1x",),
         ("detector=atss",),
         ("detector=autoassign",),
