@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
+from ifpn.evaluation.engines import indexed, numbered
 from ifpn.evaluation.ground_truth import GroundTruth
 from ifpn.evaluation.predictions import Prediction
 
@@ -45,12 +46,14 @@ class Matches:
 
     def __init__(self, truth: GroundTruth, detections: Sequence[Prediction]) -> None:
         self.num_images = len(truth.image_ids)
-        run = COCOeval(*(_index(truth, boxes) for boxes in (truth.annotations, _numbered(detections))), "bbox")
-        run.params.imgIds = list(truth.image_ids)
-        run.params.catIds = sorted(truth.category_names)
-        run.params.areaRng, run.params.areaRngLbl = [[0, 1e10]], ["all"]
-        run.params.maxDets = [_MAX_DETECTIONS]
-        with contextlib.redirect_stdout(io.StringIO()):
+        with contextlib.redirect_stdout(io.StringIO()):  # it narrates every step
+            run = COCOeval(
+                *(indexed(COCO, truth, boxes) for boxes in (truth.annotations, numbered(detections))), "bbox"
+            )
+            run.params.imgIds = list(truth.image_ids)
+            run.params.catIds = sorted(truth.category_names)
+            run.params.areaRng, run.params.areaRngLbl = [[0, 1e10]], ["all"]
+            run.params.maxDets = [_MAX_DETECTIONS]
             run.evaluate()
         images = [run.evalImgs[k * self.num_images :][: self.num_images] for k in range(len(run.params.catIds))]
         self._classes = [_of_class(found) for found in images]
@@ -113,24 +116,6 @@ def paired_bootstrap(a: Matches, b: Matches, resamples: int = 1000, seed: int = 
         gaps.append(a.ap(weights) - b.ap(weights))
     low, high = np.nanquantile(gaps, [0.025, 0.975])
     return Difference(a.ap(), b.ap(), float(np.nanstd(gaps, ddof=1)), float(low), float(high))
-
-
-def _numbered(detections: Sequence[Prediction]) -> list[dict[str, object]]:
-    return [
-        {**d, "id": i, "area": d["bbox"][2] * d["bbox"][3], "iscrowd": 0} for i, d in enumerate(detections, start=1)
-    ]
-
-
-def _index(truth: GroundTruth, annotations: Sequence[object]) -> COCO:
-    with contextlib.redirect_stdout(io.StringIO()):
-        side = COCO()
-        side.dataset = {
-            "images": [{"id": image_id} for image_id in truth.image_ids],
-            "categories": [{"id": key, "name": name} for key, name in truth.category_names.items()],
-            "annotations": [dict(a) for a in annotations],  # type: ignore[call-overload]  # COCO writes into them
-        }
-        side.createIndex()
-    return side
 
 
 def _of_class(images: Sequence[dict[str, NDArray[np.float64]] | None]) -> _OfClass:

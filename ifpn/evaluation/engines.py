@@ -10,9 +10,9 @@ from __future__ import annotations
 import contextlib
 import importlib.util
 import io
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -54,6 +54,31 @@ def chosen_engine(engine: Engine) -> Engine:
     return engine
 
 
+def numbered(detections: Sequence[Prediction]) -> list[dict[str, Any]]:
+    """Detections as the engines want them: with ids from 1 and areas."""
+    return [
+        {**d, "id": i, "area": d["bbox"][2] * d["bbox"][3], "iscrowd": 0} for i, d in enumerate(detections, start=1)
+    ]
+
+
+def indexed(index: Callable[[], Any], truth: GroundTruth, annotations: Sequence[Mapping[str, Any]]) -> Any:
+    """An engine's index of some boxes, in the images and classes of ``truth``. It prints what it does.
+
+    Args:
+        index: makes an empty one: ``pycocotools.coco.COCO`` or its faster twin.
+        truth: images and classes.
+        annotations: the boxes; copied, because the engines write into them.
+    """
+    side = index()
+    side.dataset = {
+        "images": [{"id": image_id} for image_id in truth.image_ids],
+        "categories": [{"id": key, "name": name} for key, name in truth.category_names.items()],
+        "annotations": [dict(a) for a in annotations],
+    }
+    side.createIndex()
+    return side
+
+
 def accumulate(
     truth: GroundTruth, detections: Sequence[Prediction], category_ids: Sequence[int], engine: Engine
 ) -> Accumulated:
@@ -72,18 +97,8 @@ def accumulate(
 
         index, evaluation = faster_coco_eval.COCO, faster_coco_eval.COCOeval_faster
         options = {"print_function": lambda *_: None}
-    images = [{"id": image_id} for image_id in truth.image_ids]
-    categories = [{"id": key, "name": name} for key, name in truth.category_names.items()]
-    entries = [
-        {**d, "id": i, "area": d["bbox"][2] * d["bbox"][3], "iscrowd": 0} for i, d in enumerate(detections, start=1)
-    ]
-    sides = []
     with contextlib.redirect_stdout(io.StringIO()):  # both narrate every step
-        for annotations in ([dict(a) for a in truth.annotations], entries):
-            side = index()
-            side.dataset = {"images": images, "categories": categories, "annotations": annotations}
-            side.createIndex()
-            sides.append(side)
+        sides = [indexed(index, truth, annotations) for annotations in (truth.annotations, numbered(detections))]
         run = evaluation(*sides, iouType="bbox", **options)
         run.params.imgIds = list(truth.image_ids)
         run.params.catIds = list(category_ids)
