@@ -102,18 +102,21 @@ def paired_bootstrap(a: Matches, b: Matches, resamples: int = 1000, seed: int = 
         seed: of the resamples.
 
     Raises:
-        ValueError: different numbers of images, or fewer than two resamples.
+        ValueError: different numbers of images, no boxes to be found, or fewer than two resamples.
     """
     if a.num_images != b.num_images:
         raise ValueError(f"the two were matched with {a.num_images} and {b.num_images} images: give the same truth")
     if resamples < 2:
         raise ValueError(f"resamples={resamples}: at least 2 are needed for a spread")
+    if np.isnan(a.ap()):
+        raise ValueError("the annotations hold no box to be found, so there is no AP to compare")
     draw = np.random.default_rng(seed)
     share = np.full(a.num_images, 1 / a.num_images)
     gaps = []
     for _ in range(resamples):
         weights = draw.multinomial(a.num_images, share).astype(np.float64)
         gaps.append(a.ap(weights) - b.ap(weights))
+    # A draw may hold no box at all where few images have one: it says nothing.
     low, high = np.nanquantile(gaps, [0.025, 0.975])
     return Difference(a.ap(), b.ap(), float(np.nanstd(gaps, ddof=1)), float(low), float(high))
 

@@ -101,4 +101,7 @@ def test_refusals() -> None:
 
 def test_no_boxes_no_ap() -> None:
     truth = {"images": [{"id": 1, "width": 9, "height": 9}], "annotations": [], "categories": [{"id": 1, "name": "x"}]}
-    assert np.isnan(Matches(GroundTruth.load(truth), []).ap())
+    matches = Matches(GroundTruth.load(truth), [])
+    assert np.isnan(matches.ap())
+    with pytest.raises(ValueError, match="no box to be found"):
+        paired_bootstrap(matches, matches)
