@@ -12,8 +12,7 @@ from ifpn.necks.mdeq import MDEQFunction
 from ifpn.necks.neck import Neck
 from ifpn.necks.none import NoFPN
 from ifpn.necks.pafpn import PAFPN
-from ifpn.necks.stack import CrossScale
-from ifpn.necks.transformation import Transformation
+from ifpn.necks.transformation import CrossScale, Transformation
 
 RESNET50 = [512, 1024, 2048]  # channels of C3, C4, C5
 REFERENCE_IMAGE = (800, 1344)  # 1333 padded to a multiple of 32
