@@ -1,4 +1,4 @@
-"""The feature pyramid network (Lin et al. 2017): torchvision's, with P6 and P7 by our rule; larger by G's residual blocks."""
+"""The feature pyramid network (Lin et al. 2017): torchvision's, with P6 and P7 by our rule, or with G's residual blocks."""
 
 import functools
 from collections import OrderedDict

@@ -8,12 +8,12 @@ import torch
 from torch import Tensor
 
 from ifpn.solvers.anderson import Anderson
+from ifpn.solvers.batched import accumulation_dtype, sample_norms
 from ifpn.solvers.fixed_point import Backward, Forward, Implicit, check_backward, fixed_point
-from ifpn.solvers.history import norms, small
 from ifpn.solvers.iterate import check_budget
-from ifpn.solvers.rules import StepRule, check_rule
 from ifpn.solvers.solution import Map, Solution, Stats, Status
 from ifpn.solvers.state import check_output, check_state, flatten, state_dtype
+from ifpn.solvers.step_rule import StepRule, check_rule
 
 
 @dataclass(frozen=True)
@@ -73,13 +73,16 @@ class Unroll:
             y = check_output(f(z), z.shape).to(state_dtype(z0))
             with torch.no_grad():
                 flat = flatten(y)
-                trace.append(norms(flat - flatten(z)) / norms(flat).clamp_min(torch.finfo(small(z.device)).tiny))
+                trace.append(
+                    sample_norms(flat - flatten(z))
+                    / sample_norms(flat).clamp_min(torch.finfo(accumulation_dtype(z.device)).tiny)
+                )
             z = y
         return z, Stats(self._solution(z, trace))
 
     def _solution(self, z: Tensor, trace: list[Tensor]) -> Solution:
         batch = z.shape[0]
-        last = trace[-1] if trace else z.new_full((batch,), torch.inf, dtype=small(z.device))
+        last = trace[-1] if trace else z.new_full((batch,), torch.inf, dtype=accumulation_dtype(z.device))
         rows = torch.stack(trace) if trace else last.new_empty(0, batch)
         status = torch.where(torch.isfinite(last) | (self.steps == 0), int(Status.MAX_EVALS), int(Status.NONFINITE))
         evals = torch.full_like(status, max(self.steps - 1, 0))

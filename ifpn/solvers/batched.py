@@ -10,24 +10,24 @@ import torch
 from torch import Tensor
 
 
-def small(device: torch.device) -> torch.dtype:
+def accumulation_dtype(device: torch.device) -> torch.dtype:
     """Precision of everything of size B, K or K x K: float64, where the device has it."""
     return torch.float32 if device.type == "mps" else torch.float64
 
 
-def dots(history: Tensor, x: Tensor) -> Tensor:
-    """Inner products of x (B, N) with every row of history (B, K, N): (B, K), in small precision."""
+def inner_products(history: Tensor, x: Tensor) -> Tensor:
+    """Inner products of x (B, N) with every row of history (B, K, N): (B, K), in accumulation precision."""
     # This orientation: `history @ x[..., None]` can fall into a kernel ten times slower on CPUs.
-    return (x.unsqueeze(1) @ history.transpose(1, 2)).squeeze(1).to(small(x.device))
+    return (x.unsqueeze(1) @ history.transpose(1, 2)).squeeze(1).to(accumulation_dtype(x.device))
 
 
-def combine(history: Tensor, weights: Tensor, out: Tensor) -> Tensor:
+def weighted_sum(history: Tensor, weights: Tensor, out: Tensor) -> Tensor:
     """out (B, N) = sum over k of weights (B, K) times rows of history (B, K, N). `out` must be contiguous."""
     torch.bmm(weights.to(history.dtype).unsqueeze(1), history, out=out.unsqueeze(1))
     return out
 
 
-def add_combination(row: Tensor, history: Tensor, weights: Tensor) -> Tensor:
+def add_weighted_sum_(row: Tensor, history: Tensor, weights: Tensor) -> Tensor:
     """row (B, N) += sum over k of weights (B, K) times rows of history (B, K, N), in place.
 
     `row` may be another row of the buffer that `history` is a slice of.
@@ -36,17 +36,17 @@ def add_combination(row: Tensor, history: Tensor, weights: Tensor) -> Tensor:
     return row
 
 
-def norms(x: Tensor) -> Tensor:
-    """Euclidean norm of every sample of x (B, N), in small precision; half precision is summed in float32."""
+def sample_norms(x: Tensor) -> Tensor:
+    """Euclidean norm of every sample of x (B, N), in accumulation precision; half precision is summed in float32."""
     dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
     size: Tensor = torch.linalg.vector_norm(x, dim=1, dtype=dtype)
-    return size.to(small(x.device))
+    return size.to(accumulation_dtype(x.device))
 
 
-def worth_it(mask: Tensor) -> bool:
-    """Whether a repair of the samples in `mask` (B,) has to be run.
+def any_or_device(mask: Tensor) -> bool:
+    """True if any sample of `mask` (B,) is set. On accelerators always True.
 
-    On a CPU we look. On an accelerator looking would wait for the device, which costs more than the repair,
-    so the answer is yes and the repair must be a no-op for samples outside the mask.
+    Reading the mask would wait for the device, which costs more than the repair it guards. So the repair must be
+    a no-op for samples outside the mask.
     """
     return mask.device.type != "cpu" or bool(mask.any())

@@ -1,4 +1,7 @@
-"""What the loop asks of a solver: a step rule. It never calls f, never stops, never judges."""
+"""Protocol between the loop and a method.
+
+A step rule proposes the next state; evaluating f, residuals and stopping are the loop's job.
+"""
 
 from __future__ import annotations
 
@@ -10,12 +13,12 @@ from torch import Tensor
 class Steps(Protocol):
     """The running state of a step rule within one solve."""
 
-    def slot(self) -> Tensor:
+    def residual_buffer(self) -> Tensor:
         """(B, N) buffer that receives f(z) - z of the coming step. Called once per evaluation."""
         ...
 
     def step(self, z: Tensor, fz: Tensor, out: Tensor) -> None:
-        """Write the state after z (B, N) to `out` (B, N), which may be z itself. `slot` holds fz - z.
+        """Write the state after z (B, N) to `out` (B, N), which may be z itself. `residual_buffer` holds fz - z.
 
         Samples must not mix. Samples that are already finished may get any value: the loop puts them back.
         """
@@ -42,7 +45,7 @@ def check_count(name: str, value: int) -> None:
         raise ValueError(f"{name} must be a whole number, at least 1, got {value!r}")
 
 
-def check_share(name: str, value: float) -> None:
+def check_damping(name: str, value: float) -> None:
     """Raise ValueError unless `value`, a damping factor, lies in (0, 1]."""
     if not isinstance(value, int | float) or not 0 < value <= 1:
         raise ValueError(f"{name} must lie in (0, 1], got {value!r}")
