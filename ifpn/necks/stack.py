@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from ifpn.csc import PyramidConv
-from ifpn.csc.norm import group_norm
+from ifpn.layers.norm import group_norm
 from ifpn.necks.neck import ExtraLevelsFrom, Neck, check_halving
 from ifpn.necks.projection import NormLayer, Projection
 from ifpn.necks.transformation import CrossScale, Transformation
