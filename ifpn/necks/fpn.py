@@ -1,4 +1,4 @@
-"""The feature pyramid network (Lin et al. 2017): torchvision's, with P6 and P7 by our rule, or with G's residual blocks."""
+"""The feature pyramid network (Lin et al. 2017): torchvision's, with P6 and P7 by our rule."""
 
 import functools
 from collections import OrderedDict
@@ -8,8 +8,8 @@ from torchvision.ops import FeaturePyramidNetwork
 
 from ifpn.errors import UserError
 from ifpn.layers.norm import Norm, make_norm
+from ifpn.layers.solve_scope import apply_weight_norm
 from ifpn.necks.neck import ExtraLevelsFrom, Neck
-from ifpn.necks.once import apply_weight_norm
 from ifpn.necks.projection import ExtraLevels, NormLayer
 from ifpn.necks.transformation import ResidualBlock
 
