@@ -12,7 +12,7 @@ import pytest
 
 from tests.conftest import ROOT
 
-APP = ROOT / "tests" / "launcher" / "app.py"
+APP = ROOT / "tests" / "cli" / "app.py"
 
 
 def sweep(folder: Path, *overrides: str) -> subprocess.CompletedProcess[str]:
