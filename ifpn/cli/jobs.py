@@ -43,7 +43,9 @@ class Job:
         """
         self._check_same()
         result = self._result()
-        return bool(result.get("complete")) and result.get("config_hash") == config_hash(self.config)
+        # Not the stored hash where the configuration is there too: of another version, it has other keys.
+        stored = config_hash(result["config"]) if isinstance(result.get("config"), dict) else result.get("config_hash")
+        return bool(result.get("complete")) and stored == config_hash(self.config)
 
     def interrupted(self) -> bool:
         """A run was started here and did not finish."""
