@@ -25,16 +25,6 @@ class Job:
     folder: Path
     config: Mapping[str, Any]
 
-    @property
-    def devices(self) -> object:
-        return (self.config.get("trainer") or {}).get("devices", 1)
-
-    @property
-    def one_device(self) -> bool:
-        """Whether Lightning will certainly start no further processes for it."""
-        trainer = self.config.get("trainer") or {}
-        return self.devices in (1, "1") and trainer.get("num_nodes", 1) == 1
-
     def finished(self) -> bool:
         """The folder holds the complete result of this very configuration.
 
