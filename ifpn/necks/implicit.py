@@ -20,8 +20,7 @@ from ifpn.layers.solve_scope import solve_scope
 from ifpn.necks.neck import ExtraLevelsFrom, Levels, Neck, check_pyramid_sizes
 from ifpn.necks.projection import NormLayer, Projection
 from ifpn.necks.pyramid_layout import PyramidLayout
-from ifpn.necks.stack import CrossScale
-from ifpn.necks.transformation import Transformation
+from ifpn.necks.transformation import CrossScale, Transformation
 from ifpn.solvers import Equilibrium, Stats, Unroll, jacobian_penalty, spectral_radius
 
 

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ifpn.errors import UserError
 from ifpn.layers.norm import group_norm
 from ifpn.layers.solve_scope import VariationalDropout, apply_weight_norm
-from ifpn.necks.stack import CrossScale
+
+CrossScale = Callable[[int, int], nn.Module]
 
 
 class ResidualBlock(nn.Module):
