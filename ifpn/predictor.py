@@ -78,15 +78,17 @@ def load(path: str | Path, device: str | torch.device = "auto") -> Predictor:
     # A folder or .safetensors file was exported at the end of a run; anything else must be a checkpoint.
     exported = Path(path).is_dir() or Path(path).suffix == ".safetensors"
     checkpoint = read_export(Path(path)) if exported else read_checkpoint(path)
-    facts = checkpoint["ifpn"]
-    detector = rebuild_detector(facts["config"], len(facts["class_names"]))
+    metadata = checkpoint["ifpn"]
+    detector = rebuild_detector(metadata["config"], len(metadata["class_names"]))
     prefix = "detector."
     weights = {k.removeprefix(prefix): v for k, v in checkpoint["state_dict"].items() if k.startswith(prefix)}
     try:
         detector.load_state_dict(weights)
     except RuntimeError as error:
         raise ConfigError(f"ckpt={path} does not fit the detector its configuration describes: {error}") from error
-    return Predictor(detector, facts["class_names"], facts["category_ids"], facts["config"], pick_device(device))
+    return Predictor(
+        detector, metadata["class_names"], metadata["category_ids"], metadata["config"], pick_device(device)
+    )
 
 
 def pick_device(device: str | torch.device) -> torch.device:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import signal
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -13,9 +12,11 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from ifpn.cli.jobs import FAILED, Job
+from ifpn.cli.jobs import Job
 from ifpn.cli.processes import Processes, job_command
 from ifpn.errors import UserError
+from ifpn.runs.files import write_json
+from ifpn.runs.folder import FAILED, JOB_LOG, SWEEP
 
 # Runs a job in this process; returns the exception that ended it, or None.
 InProcess = Callable[[Job, bool], BaseException | None]
@@ -94,7 +95,7 @@ def _run_job(
     verb = "resumes" if resume else "starts"
     print(f"[{job.number + 1}/{total}] {verb}: {' '.join(job.overrides)} -> {job.folder}", flush=True)
     if separate:
-        log = job.folder / "job.log" if to_file else None
+        log = job.folder / JOB_LOG if to_file else None
         status = processes.run(job_command(job, hydra_overrides, resume=resume), log)
         reason = f"exit status {status}{f', see {log}' if log else ''}" if status else ""
     else:
@@ -138,10 +139,7 @@ def _write(outcomes: Sequence[Outcome], folder: Path) -> None:
         }
         for o in outcomes
     ]
-    folder.mkdir(parents=True, exist_ok=True)
-    beside = folder / ".sweep.json.partial"
-    beside.write_text(json.dumps(rows, indent=1) + "\n")
-    beside.replace(folder / "sweep.json")
+    write_json(folder / SWEEP, rows)
 
 
 def _first_line(text: str) -> str:
