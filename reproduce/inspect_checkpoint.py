@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from ifpn.data import ImageFolder
-from ifpn.detectors.body import Body
+from ifpn.detectors.body import BackboneWithNeck
 from ifpn.errors import ConfigError
 from ifpn.predictor import Predictor
 from ifpn.solvers import Equilibrium, Stats
@@ -35,9 +35,9 @@ def read_images(source: str | Path, count: int) -> list[Tensor]:
     return [folder[i][1] for i in range(min(count, len(folder)))]
 
 
-def body_of(predictor: Predictor) -> Body:
+def body_of(predictor: Predictor) -> BackboneWithNeck:
     """Backbone and neck of any of our detectors."""
-    return cast(Body, predictor.detector.body)
+    return cast(BackboneWithNeck, predictor.detector.body)
 
 
 def neck_name(predictor: Predictor) -> str:

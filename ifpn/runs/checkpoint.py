@@ -13,7 +13,7 @@ import torch
 from lightning_fabric.plugins.io.torch_io import TorchCheckpointIO
 
 from ifpn.errors import ConfigError, UserError
-from ifpn.runs.content import MOST_REPEATED, ContentError, check_metadata, content_digest
+from ifpn.runs.content import MOST_REPEATED, ContentError, checked_metadata, content_digest
 from ifpn.runs.files import replacing
 
 log = logging.getLogger(__name__)
@@ -66,7 +66,7 @@ def check_digest(checkpoint: Mapping[str, Any], size: int) -> None:
 
 
 def read_checkpoint(path: str | Path) -> dict[str, Any]:
-    """Read a checkpoint of ifpn onto the CPU.
+    """Read a checkpoint of ifpn onto the CPU, its configuration in today's keys.
 
     Raises:
         ConfigError: no such file, damaged or truncated, holding anything but tensors and plain values, or not ours.
@@ -92,18 +92,14 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
         ) from error
     except Exception as error:  # a damaged file fails in many ways, which all mean the same
         raise ConfigError(f"ckpt={path} is damaged ({first_line(error)}): use another checkpoint.") from error
-    _check_description(path, checkpoint)
-    return checkpoint
-
-
-def _check_description(path: str | Path, checkpoint: Mapping[str, Any]) -> None:
     try:
-        check_metadata(checkpoint["ifpn"])
+        checkpoint["ifpn"] = checked_metadata(checkpoint["ifpn"])
         for name in _SAVED_BY_LIGHTNING:
             if not isinstance(checkpoint.get(name, 0), int):
                 raise ConfigError(f"its entry {name!r} is not a whole number.")
     except ConfigError as error:
         raise ConfigError(f"ckpt={path} was not written by ifpn: {error}") from error
+    return checkpoint
 
 
 def _load(file: Path, *, mapped: bool = False) -> Any:

@@ -10,10 +10,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ifpn.config.migration import migrate
 from ifpn.errors import ConfigError
 
 DEEPEST = 40  # levels of nesting; Lightning's own state has about ten
 MOST_VALUES = 1_000_000  # counted as often as they are reached: lists that share their items cannot grow beyond it
+DEEPEST_CONFIG, MOST_SETTINGS = 20, 20_000  # of the configuration in it; ours has six levels and 300 values
 LARGEST_INT = 2**64
 MOST_REPEATED = 16  # times the bytes of the file that its tensors may show together, views of one storage included
 
@@ -93,11 +95,11 @@ class _Walk:
         self.digest.update(f"{kind}:{length}:".encode())
 
 
-def check_metadata(metadata: Any, *, required: tuple[str, ...] = ()) -> None:
-    """Check what a checkpoint or export says about itself.
+def checked_metadata(metadata: Any, *, required: tuple[str, ...] = ()) -> dict[str, Any]:
+    """Check what a checkpoint or export says about itself, and bring its configuration into today's form.
 
     Raises:
-        ConfigError: an entry is missing or has another type; the message starts with the entry's name.
+        ConfigError: an entry is missing or is not what a run writes.
     """
     if not isinstance(metadata, Mapping):
         raise ConfigError("its description is not a mapping.")
@@ -110,6 +112,16 @@ def check_metadata(metadata: Any, *, required: tuple[str, ...] = ()) -> None:
     names, ids = metadata.get("class_names"), metadata.get("category_ids")
     if names is not None and ids is not None and len(names) != len(ids):
         raise ConfigError(f"it describes {len(names)} class names and {len(ids)} category ids.")
+    if "config" not in metadata:
+        return dict(metadata)
+    walk = _Walk(0)
+    try:
+        walk.add(metadata["config"], DEEPEST - DEEPEST_CONFIG)
+    except ContentError as error:
+        raise ConfigError(f"its configuration is none: {error}.") from error
+    if walk.values > MOST_SETTINGS:
+        raise ConfigError(f"its configuration has {walk.values} values.")
+    return {**metadata, "config": migrate(metadata["config"])}
 
 
 def _whole(value: Any) -> bool:

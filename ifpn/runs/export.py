@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save
 
 from ifpn.errors import ConfigError
 from ifpn.runs.checkpoint import FORMAT, check_digest, first_line, read_checkpoint, with_digest
-from ifpn.runs.content import check_metadata
+from ifpn.runs.content import checked_metadata
 from ifpn.runs.files import refuse_links, replacing, write_json
 from ifpn.runs.folder import BEST, LAST
 
@@ -88,7 +88,7 @@ def read_export(path: Path) -> dict[str, Any]:
     except Exception as error:  # a damaged file fails in many ways, which all mean the same
         raise ConfigError(f"ckpt={path} is damaged ({first_line(error)}): use another copy.") from error
     try:
-        check_metadata(metadata, required=KEPT)
+        metadata = checked_metadata(metadata, required=KEPT)
         if metadata["format"] != FORMAT:
             raise ConfigError(f"it has format {metadata['format']!r:.40}.")
     except ConfigError as error:

@@ -13,7 +13,7 @@ from PIL import Image
 from torch import Tensor, nn
 from torchvision.models.detection.transform import GeneralizedRCNNTransform
 
-from ifpn.detectors import Body
+from ifpn.detectors import BackboneWithNeck
 from ifpn.predictor import Predictor
 from ifpn.solvers import Anderson, Equilibrium, Implicit
 from reproduce.figure5 import describe_pair, draw_fields, draw_figure5, level_maps
@@ -86,7 +86,7 @@ class Bright(nn.Module):
 
 def predictor(neck: nn.Module) -> Predictor:
     detector = nn.Module()
-    detector.body = Body(Blocks(), neck, in_levels=("c3",), num_extra_levels=0)
+    detector.body = BackboneWithNeck(Blocks(), neck, in_levels=("c3",), num_extra_levels=0)
     # min = max = the image's own size, mean 0, deviation 1: the network sees the image as it is.
     detector.transform = GeneralizedRCNNTransform(SIZE, SIZE, [0.0] * 3, [1.0] * 3)
     return Predictor(detector, ["thing"], [1], {}, torch.device("cpu"))
