@@ -14,7 +14,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from ifpn.data import Augment, DataError, Reading
+from ifpn.data import Augment, DataError, ImageReading
 from ifpn.data.check import SplitReport, check_split, shared_files
 from ifpn.data.dataset import CocoDataset
 from ifpn.plots.dataset import as_json, as_text, draw_page
@@ -44,7 +44,7 @@ def main() -> int:
                 split,
                 annotations=getattr(arguments, f"{split}_annotations"),
                 images=getattr(arguments, f"{split}_images"),
-                reading=Reading(max_pixels=arguments.max_pixels) if arguments.max_pixels else None,
+                reading=ImageReading(max_pixels=arguments.max_pixels) if arguments.max_pixels else None,
                 follow_links=arguments.follow_links,
             )
         except DataError as error:

@@ -19,6 +19,7 @@ from ifpn.evaluation import (
     CocoEvaluator,
     CocoResult,
     confusion_matrix,
+    match_classes,
     read_predictions,
     submission_name,
     write_predictions,
@@ -135,21 +136,6 @@ def _detect(
         found = predictor.detector([image.to(predictor.device).float() / 255 for image in images])
         found = [{**{k: v.cpu() for k, v in d.items()}, "labels": labels[d["labels"].cpu()]} for d in found]
         evaluator.update([int(t["image_id"]) for t in targets], found)
-
-
-def match_classes(model: Sequence[str], data: Sequence[str]) -> torch.Tensor:
-    """For each label of the model, the label of the data set with the same name: (K,) int64.
-
-    Raises:
-        ConfigError: a class of the model is not in the data set.
-    """
-    unknown = [name for name in model if name not in data]
-    if unknown:
-        raise ConfigError(
-            f"the checkpoint knows classes {unknown} that the data set does not have (it has {list(data)}): "
-            "evaluate on a data set with the same class names."
-        )
-    return torch.tensor([list(data).index(name) for name in model], dtype=torch.int64)
 
 
 def set_test_evals(predictor: Predictor, evals: int) -> None:

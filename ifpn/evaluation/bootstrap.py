@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from ifpn.evaluation.engines import indexed, numbered
+from ifpn.evaluation.engines import build_index, with_ids
 from ifpn.evaluation.ground_truth import GroundTruth
-from ifpn.evaluation.predictions import Prediction
+from ifpn.evaluation.predictions import CocoDetection
 
 Floats = NDArray[np.float64]
 
@@ -23,7 +23,7 @@ _MAX_DETECTIONS = 100
 
 
 @dataclass(frozen=True)
-class _OfClass:
+class _ClassMatches:
     """Detections of one class, the most certain first, matched at T thresholds of IoU.
 
     hits, misses: (T, D), 0 or 1; both 0 where COCO ignores the detection. image: (D,) position of its image.
@@ -36,7 +36,7 @@ class _OfClass:
     truths: Floats
 
 
-class Matches:
+class ScoredMatches:
     """Detections matched once with the truth; :meth:`ap` then takes any weights of the images.
 
     Args:
@@ -44,11 +44,11 @@ class Matches:
         detections: COCO's results; at most 100 per image and class count, as in COCO's AP.
     """
 
-    def __init__(self, truth: GroundTruth, detections: Sequence[Prediction]) -> None:
+    def __init__(self, truth: GroundTruth, detections: Sequence[CocoDetection]) -> None:
         self.num_images = len(truth.image_ids)
         with contextlib.redirect_stdout(io.StringIO()):  # it narrates every step
             run = COCOeval(
-                *(indexed(COCO, truth, boxes) for boxes in (truth.annotations, numbered(detections))), "bbox"
+                *(build_index(COCO, truth, boxes) for boxes in (truth.annotations, with_ids(detections))), "bbox"
             )
             run.params.imgIds = list(truth.image_ids)
             run.params.catIds = sorted(truth.category_names)
@@ -90,7 +90,7 @@ class Difference:
         return self.a - self.b
 
 
-def paired_bootstrap(a: Matches, b: Matches, resamples: int = 1000, seed: int = 0) -> Difference:
+def paired_bootstrap(a: ScoredMatches, b: ScoredMatches, resamples: int = 1000, seed: int = 0) -> Difference:
     """Compare two detectors on resamples of their validation images, the same resamples for both.
 
     What it tells is how much the choice of validation images matters. Another training of the same detector,
@@ -121,7 +121,7 @@ def paired_bootstrap(a: Matches, b: Matches, resamples: int = 1000, seed: int = 
     return Difference(a.ap(), b.ap(), float(np.nanstd(gaps, ddof=1)), float(low), float(high))
 
 
-def _of_class(images: Sequence[dict[str, NDArray[np.float64]] | None]) -> _OfClass:
+def _of_class(images: Sequence[dict[str, NDArray[np.float64]] | None]) -> _ClassMatches:
     """COCO's matches of one class; None is an image without a box and without a detection."""
     found = [(i, one) for i, one in enumerate(images) if one is not None]
     truths = np.zeros(len(images))
@@ -129,16 +129,16 @@ def _of_class(images: Sequence[dict[str, NDArray[np.float64]] | None]) -> _OfCla
         truths[i] = np.count_nonzero(np.asarray(one["gtIgnore"]) == 0)
     if not found:
         nothing = np.zeros((1, 0))
-        return _OfClass(nothing, nothing, np.zeros(0, dtype=np.int64), truths)
+        return _ClassMatches(nothing, nothing, np.zeros(0, dtype=np.int64), truths)
     scores = np.concatenate([np.asarray(one["dtScores"], dtype=np.float64) for _, one in found])
     image = np.concatenate([np.full(len(one["dtScores"]), i) for i, one in found])
     order = np.argsort(-scores, kind="mergesort")  # COCO's own, for the order of equal scores
     matched = np.concatenate([one["dtMatches"] for _, one in found], axis=1)[:, order] > 0
     counted = np.concatenate([one["dtIgnore"] for _, one in found], axis=1)[:, order] == 0
-    return _OfClass((matched & counted) * 1.0, (~matched & counted) * 1.0, image[order], truths)
+    return _ClassMatches((matched & counted) * 1.0, (~matched & counted) * 1.0, image[order], truths)
 
 
-def _ap(one: _OfClass, weights: Floats) -> float | None:
+def _ap(one: _ClassMatches, weights: Floats) -> float | None:
     """Mean over thresholds and 101 recalls; None without boxes to be found."""
     truths = float(weights @ one.truths)
     if truths == 0:

@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from numpy.typing import NDArray
 
 from ifpn.evaluation.confusion import ConfusionMatrix
-from ifpn.evaluation.result import SIZE_BINS, CocoResult, shown
+from ifpn.evaluation.result import SIZE_BINS, CocoResult, format_score
 from ifpn.plots.style import BLUE, GREEN, INK, LINES, ORANGE, figure, say
 
 _RECALLS = np.linspace(0.0, 1.0, 101)
@@ -67,7 +67,7 @@ def draw_sizes(result: CocoResult, path: str | Path) -> None:
             places = np.arange(len(values)) + (shift - 1) * 0.27
             axes.bar(places, [max(value, 0.0) for value in values], width=0.25, color=color, label=key)
             for x, value in zip(places, values, strict=True):
-                axes.text(x, max(value, 0.0) + 0.012, shown(value), ha="center", fontsize=9)
+                axes.text(x, max(value, 0.0) + 0.012, format_score(value), ha="center", fontsize=9)
         areas = ("area < 32²", "32² to 96²", "> 96² pixels")
         axes.set_xticks(
             range(len(SIZE_BINS)),

@@ -11,7 +11,7 @@ from pytorch_lightning.callbacks import Callback
 from torch import Tensor, nn
 
 from ifpn.errors import UserError
-from ifpn.necks.equilibrium import EquilibriumNeck
+from ifpn.necks.implicit import EquilibriumNeck
 from ifpn.solvers import Solution, Stats, Status, Unroll
 
 log = logging.getLogger(__name__)
