@@ -75,7 +75,7 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     if not file.is_file():
         raise ConfigError(f"ckpt={path}: no such file. Give a checkpoint that a run wrote, e.g. runs/…/best.ckpt.")
     try:
-        checkpoint = _load(file)
+        checkpoint: dict[str, Any] = _load(file)
         described = isinstance(checkpoint, dict) and isinstance(checkpoint.get("ifpn"), dict)
         if not described or not isinstance(checkpoint.get("state_dict"), dict):
             raise ConfigError(f"ckpt={path} was not written by ifpn: it has no 'ifpn' entry describing the model.")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -89,7 +89,7 @@ class _Walk:
         self._head(f"{tensor.dtype} {tuple(tensor.shape)}", size)
         if size:
             flat = tensor.detach().resolve_conj().resolve_neg().cpu().contiguous().reshape(-1).view(torch.uint8)
-            self.digest.update(flat.numpy())
+            self.digest.update(memoryview(flat.numpy()))  # type: ignore[arg-type]
 
     def _head(self, kind: str, length: int) -> None:
         self.digest.update(f"{kind}:{length}:".encode())
@@ -132,7 +132,7 @@ def _strings(value: Any) -> bool:
     return isinstance(value, list) and len(value) > 0 and all(isinstance(v, str) for v in value)
 
 
-_EXPECTED = {
+_EXPECTED: dict[str, Callable[[Any], bool]] = {
     "config": lambda v: isinstance(v, dict) and all(isinstance(k, str) for k in v),
     "class_names": _strings,
     "category_ids": lambda v: isinstance(v, list) and all(map(_whole, v)) and sorted(set(v)) == v,
