@@ -15,7 +15,7 @@ _NUMBER_OR_SWITCH = re.compile(r"[+-]?[\d_.]+(e[+-]?\d+)?|[+-]?(inf|nan)|true|fa
 _PLAIN = re.compile(r"[\w./+@%-]*")
 
 
-def with_plain_paths(arguments: list[str]) -> list[str]:
+def quote_paths(arguments: list[str]) -> list[str]:
     """`key=path` becomes `key="path"` with `~` expanded, where Hydra could not read the path as it stands.
 
     Values that are already quoted, and interpolations (`${…}`), are left alone; so are lists of values in a sweep (-m).
