@@ -15,7 +15,7 @@ import sys
 from pathlib import Path
 
 from ifpn.data import Augment, DataError, ImageReading
-from ifpn.data.check import SplitReport, check_split, shared_files
+from ifpn.data.check import SplitReport, check_split, split_remarks
 from ifpn.data.dataset import CocoDataset
 from ifpn.plots.dataset import as_json, as_text, draw_page
 
@@ -55,12 +55,7 @@ def main() -> int:
         sets.append(data)
         draw_page(data, augment, arguments.out / f"{split}.png", count=arguments.pictures, seed=0)
     if len(sets) == 2:
-        shared = shared_files(sets[0].annotations, sets[1].annotations)
-        same_folder = sets[0].folder.resolve() == sets[1].folder.resolve()
-        if shared and same_folder:
-            remarks.append(
-                f"{len(shared)} images are in both splits, e.g. {shared[0]!r}: validation is not independent"
-            )
+        remarks += split_remarks(*sets)
     text = as_text(reports, remarks)
     (arguments.out / "report.txt").write_text(text + "\n", encoding="utf-8", errors="backslashreplace")
     (arguments.out / "report.json").write_text(as_json(reports, remarks) + "\n", encoding="utf-8")

@@ -41,7 +41,9 @@ def quick_check(data: CocoDataset) -> None:
             *(file, len(data.renamed), data.annotations.file_name(i), name, data.folder),
         )
     if missing:
-        text = f"{file}: {len(missing)} of {len(data)} image files are not in {data.folder}, e.g. {_names(data, missing)}"
+        text = (
+            f"{file}: {len(missing)} of {len(data)} image files are not in {data.folder}, e.g. {_names(data, missing)}"
+        )
         if data.reading.on_bad_image == "refuse":
             raise DataError(
                 f"{text}. Add them, name their folder (data.train_images, data.val_images), "
@@ -108,7 +110,12 @@ def check_split(
     paths = find_split(root, split, annotations=annotations, images=images, follow_links=follow_links)
     rules = (policy or DefectPolicy()).report_only()
     found = load_annotations(
-        paths.annotations, policy=rules, split=split, keep_defects=1_000_000, measure=paths.measure, boxes_required=False
+        paths.annotations,
+        policy=rules,
+        split=split,
+        keep_defects=1_000_000,
+        measure=paths.measure,
+        boxes_required=False,
     )
     data = CocoDataset(found, choose_folder(paths, found.file_names()), boundary=paths.boundary, reading=reading)
     defects, counts = list(found.log.defects), Counter(found.log.counts)
@@ -153,24 +160,27 @@ def _notes(data: CocoDataset) -> list[str]:
     repeated = [name for name, count in Counter(found.categories.names).items() if count > 1]
     notes += [f"several categories are called {name!r}" for name in repeated]
     notes += [f"{len(data.renamed)} image files are spelled otherwise on disk"] if data.renamed else []
-    return notes + class_remarks(found)
+    return notes + class_remarks(found) + crowding_remarks(found)
 
 
 def class_remarks(found: CocoAnnotations) -> list[str]:
-    """Say which classes have no box, and whether an image has more than COCO's evaluation looks at."""
+    """Say which classes have no box."""
     empty = [name for name, n in zip(found.categories.names, found.boxes_per_class(), strict=True) if not n]
+    if not empty or not found.boxes_per_class().any():
+        return []
+    shown = ", ".join(empty[:10]) + (", …" if len(empty) > 10 else "")
+    return [f"{len(empty)} of {len(found.categories.names)} classes have no box: {shown}"]
+
+
+def crowding_remarks(found: CocoAnnotations, max_detections: int = COCO_DETECTIONS) -> list[str]:
+    """Say whether images have more objects than an evaluation looks at."""
     counts = np.diff(found.start)
-    remarks = []
-    if empty and len(empty) < len(found.categories.names):
-        shown = ", ".join(empty[:10]) + (", …" if len(empty) > 10 else "")
-        remarks.append(f"{len(empty)} of {len(found.categories.names)} classes have no box: {shown}")
-    if len(counts) and counts.max() > COCO_DETECTIONS:
-        remarks.append(
-            f"{(counts > COCO_DETECTIONS).sum()} images have more than {COCO_DETECTIONS} objects (up to {counts.max()}), "
-            f"and {COCO_DETECTIONS} detections of an image and class count: data.max_detections={counts.max()} counts "
-            "more (the detector must return as many)"
-        )
-    return remarks
+    if not len(counts) or counts.max() <= max_detections:
+        return []
+    return [
+        f"{(counts > max_detections).sum()} images have more than {max_detections} objects (up to {counts.max()}), but "
+        f"{max_detections} detections count: raise data.max_detections, and the detector's max_detections"
+    ]
 
 
 def split_remarks(train: CocoDataset, val: CocoDataset) -> list[str]:
@@ -192,5 +202,8 @@ def split_remarks(train: CocoDataset, val: CocoDataset) -> list[str]:
 
 def shared_images(train: CocoDataset, val: CocoDataset) -> list[str]:
     """Return the files of `val` that are files of `train` too."""
-    files = [{os.path.join(os.path.realpath(data.folder), data.file_name(int(i))) for i in data.images} for data in (train, val)]
+    files = [
+        {os.path.join(os.path.realpath(data.folder), data.file_name(int(i))) for i in data.images}
+        for data in (train, val)
+    ]
     return sorted(files[0] & files[1])

@@ -6,13 +6,15 @@ import logging
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Union
 
 from ifpn.data.coco.annotations import CocoAnnotations, load_annotations
 from ifpn.data.coco.defects import DefectPolicy
 from ifpn.errors import UserError
 
 Annotation = dict[str, Any]
+# What was read already, the path of an annotation file, its content, or a pycocotools.coco.COCO
+Source = Union[str, Path, Mapping[str, Any], CocoAnnotations, "GroundTruth", Any]
 log = logging.getLogger(__name__)
 
 
@@ -37,12 +39,14 @@ class GroundTruth:
 
     @classmethod
     def load(
-        cls, source: str | Path | Mapping[str, Any] | CocoAnnotations | GroundTruth | Any, policy: DefectPolicy | None = None
+        cls,
+        source: str | Path | Mapping[str, Any] | CocoAnnotations | GroundTruth | Any,
+        policy: DefectPolicy | None = None,
     ) -> GroundTruth:
         """Read what training reads, by the same reader: `ifpn.data.load_annotations`.
 
         Args:
-            source: what was read already, the path of an annotation file, its content, or a `pycocotools.coco.COCO`.
+            source: what was read already, the path of a file, its content, or a `pycocotools.coco.COCO`.
             policy: what is done about defects; None: what training does by default, with a warning for each kind.
 
         Raises:
@@ -53,7 +57,9 @@ class GroundTruth:
         if not isinstance(source, CocoAnnotations):
             content = source if isinstance(source, str | Path) else getattr(source, "dataset", source)
             if not isinstance(content, str | Path | Mapping):
-                raise UserError(f"the given annotations are a {type(content).__name__}, not COCO's: give a file or its content")
+                raise UserError(
+                    f"the given annotations are a {type(content).__name__}: give a COCO file or its content"
+                )
             content = Path(content).expanduser() if isinstance(content, str) else content
             policy = DefectPolicy() if policy is None else policy
             source = load_annotations(content, policy=policy, files_needed=False)

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from ifpn.data import Augment, DataError, DetectionData, ImageReading
-from ifpn.data.check import check_split, shared_files
+from ifpn.data.check import check_split, shared_images
 from ifpn.plots.dataset import as_json, as_text, draw_page
 from tests.data.cases import entry
 
@@ -39,7 +39,7 @@ def test_a_sound_set_has_no_defects(coco_folder: Callable[..., Path]) -> None:
     assert (report.images, report.boxes, report.crowd, report.counts) == (4, 4, 0, {})
     assert report.classes["3 cat"] == {"boxes": 2, "small": 2, "medium": 0, "large": 0}
     assert "no defects" in as_text([report])
-    assert shared_files(data.annotations, data.annotations) == ["1.jpg", "2.jpg", "3.jpg", "4.jpg"]
+    assert [Path(file).name for file in shared_images(data, data)] == ["1.jpg", "2.jpg", "3.jpg", "4.jpg"]
 
 
 def test_every_defect_is_reported_with_its_ids(coco_folder: Callable[..., Path]) -> None:

@@ -36,8 +36,8 @@ FEW = 10  # ours: so many boxes may be dropped of any file, if they are not most
 
 _NOTES = {
     "text": "{n} values are text where a number belongs, and were read as that number, e.g. {example}",
-    "no_id": "{n} annotations have no id that is a whole number; it is needed for nothing",
-    "repeated_id": "{n} annotations have the id of an earlier one, e.g. {example}; it is needed for nothing",
+    "no_id": "{n} annotations have no id that is a whole number: no box is lost, ids are needed for nothing",
+    "repeated_id": "{n} annotation ids repeat an earlier one, e.g. {example}: no box is lost, ids are needed for nothing",
     "around": "{n} annotations have no bbox: the box around their polygon or mask was taken",
 }
 _GEOMETRY = ("outside", "zero_area", "negative_size", "too_small", "not_finite", "malformed_box")
@@ -56,7 +56,7 @@ class DefectPolicy:
     drops the image with its boxes.
 
     Attributes:
-        implausible: "refuse" or "keep" a file whose boxes are probably corners, in 0..1, or of pictures of another size.
+        implausible: "refuse" or "keep" a file whose boxes are probably corners, in 0..1, or of other pictures.
         box_format: what the four numbers of `bbox` are; c: centre, n: shares of the picture's size.
         strict: refuse every kind.
         max_dropped: share of all boxes that may be dropped. More than that and ten boxes, or than that and half of
@@ -73,7 +73,7 @@ class DefectPolicy:
     malformed_annotation: str = "drop"  # not an object, no box, an id of no whole number, iscrowd not 0 or 1
     unknown_image: str = "drop"  # image_id of no image
     unknown_category: str = "drop"  # category_id of no category
-    duplicate_annotation: str = "drop"  # equal in image, class and box to an earlier one
+    duplicate_annotation: str = "drop"  # equal in id, image, class and box to an earlier one
     missing_size: str = "measure"  # width or height absent, or not a whole number from 1 on
     malformed_image: str = "refuse"  # not an object, no id or file name, or no size and no readable file
     duplicate_image: str = "refuse"  # id seen before: the first one stays
@@ -147,8 +147,10 @@ class DefectLog:
 
     def report(self, policy: DefectPolicy) -> list[str]:
         """Return a line for each kind of defect, with what was done about it, and for each kind of note."""
-        counted = [f"{n} x {k} -> {policy.action(k)}, e.g. {self.example(k)}" for k, n in self.counts.items()]
-        return counted + self.remarks()
+        counts = {kind: n for kind, n in self.counts.items() if kind != "implausible"}
+        counted = [f"{n} x {kind} -> {policy.action(kind)}, e.g. {self.example(kind)}" for kind, n in counts.items()]
+        doubts = [defect.detail for defect in self.defects if defect.kind == "implausible"]
+        return doubts + counted + self.remarks()
 
     def example(self, kind: str) -> Defect:
         """Return the first defect of a kind."""
@@ -159,32 +161,42 @@ class DefectLog:
         return "; ".join(f"{count} x {self.example(kind)}" for kind, count in self.counts.most_common())
 
     def refuse(self, path: object, policy: DefectPolicy, num_annotations: int) -> None:
-        """Raise DataError if the policy refuses a kind found, or if too many boxes would be dropped."""
-        if self.counts["implausible"] and policy.action("implausible") == "refuse":
-            cure = "data.policy.implausible=keep" + (" data.policy.strict=false" if policy.strict else "")
-            raise DataError(f"{path}: {self.example('implausible').detail}. If the file is right as it is: {cure}")
+        """Raise DataError if the policy refuses what was found, or if too many boxes would be dropped."""
+        reasons = [self._implausible(policy), self._refused(policy), self._too_many(policy, num_annotations)]
+        if any(reasons):
+            raise DataError(f"{path}: " + "\n".join(reason for reason in reasons if reason))
+
+    def _implausible(self, policy: DefectPolicy) -> str:
+        if not self.counts["implausible"] or policy.action("implausible") == "keep":
+            return ""
+        cure = "data.policy.implausible=keep" + (" data.policy.strict=false" if policy.strict else "")
+        return f"{self.example('implausible').detail}. If the file is right as it is: {cure}"
+
+    def _refused(self, policy: DefectPolicy) -> str:
         refused = [kind for kind in KINDS if self.counts[kind] and policy.action(kind) == "refuse"]
-        if refused:
-            examples = [d for kind in refused for d in [d for d in self.defects if d.kind == kind][:3]]
-            lines = "\n".join(f"  {d}" for d in examples[:10])
-            counts = ", ".join(f"{kind} {self.counts[kind]}" for kind in refused)
-            cure = "data.policy.strict=false" if policy.strict else f"data.policy.{refused[0]}=drop"
-            gentler = {**BOX_KINDS, **IMAGE_KINDS}[refused[0]][0]
-            raise DataError(
-                f"{path}: refused because of {counts}:\n{lines}\nCorrect the file, or leave these out with {cure}"
-                + (f"; data.policy.{refused[0]}={gentler} keeps them" if gentler != "drop" else "")
-            )
+        if not refused:
+            return ""
+        examples = [d for kind in refused for d in [d for d in self.defects if d.kind == kind][:3]]
+        lines = "\n".join(f"  {d}" for d in examples[:10])
+        counts = ", ".join(f"{kind} {self.counts[kind]}" for kind in refused)
+        cure = "data.policy.strict=false" if policy.strict else f"data.policy.{refused[0]}=drop"
+        gentler = {**BOX_KINDS, **IMAGE_KINDS}[refused[0]][0]
+        keep = f"; data.policy.{refused[0]}={gentler} keeps them" if gentler != "drop" and not policy.strict else ""
+        return f"refused because of {counts}:\n{lines}\nCorrect the file, or leave these out with {cure}{keep}"
+
+    def _too_many(self, policy: DefectPolicy, num_annotations: int) -> str:
         drops = {k: self.counts[k] for k in BOX_KINDS if self.counts[k] and policy.action(k) == "drop"}
         dropped = sum(drops.values())
-        if dropped > max(min(FEW, num_annotations / 2), policy.max_dropped * num_annotations):
-            worst = max(drops, key=lambda kind: drops[kind])
-            others = "".join(f", {kind} ({number})" for kind, number in drops.items() if kind != worst)
-            advice = "Boxes must be [x, y, width, height] in pixels. " if worst in _GEOMETRY else ""
-            raise DataError(
-                f"{path}: {dropped} of {num_annotations} boxes would be dropped, mostly {worst} ({drops[worst]})"
-                f"{others}, e.g. {self.example(worst)}. {advice}`ifpn check-data` lists them all. If the file is right, "
-                f"allow more with data.policy.max_dropped (now {policy.max_dropped:g}, a share from 0 to 1)"
-            )
+        if dropped <= max(min(FEW, num_annotations / 2), policy.max_dropped * num_annotations):
+            return ""
+        worst = max(drops, key=lambda kind: drops[kind])
+        others = "".join(f", {kind} ({number})" for kind, number in drops.items() if kind != worst)
+        advice = "Boxes must be [x, y, width, height] in pixels. " if worst in _GEOMETRY else ""
+        return (
+            f"{dropped} of {num_annotations} boxes would be dropped, mostly {worst} ({drops[worst]}){others}, "
+            f"e.g. {self.example(worst)}. {advice}`ifpn check-data` lists them all. If the file is "
+            f"right, allow more with data.policy.max_dropped (now {policy.max_dropped:g}, a share from 0 to 1)"
+        )
 
 
 def _shown(value: object) -> int | str | None:

@@ -19,7 +19,7 @@ Split = str  # "train" or "val"
 # Names that tools give the splits
 _ALIASES = {"train": ("train", "training"), "val": ("val", "valid", "validation")}
 # Words in names of files that are no annotations of boxes
-_OTHER = {"captions", "keypoints", "panoptic", "stuff", "info", "test", "predictions", "results", "metadata", "licenses"}
+_OTHER = {"captions", "keypoints", "panoptic", "stuff", "info", "test", "predictions", "results", "metadata"}
 _PLAIN = {"instances", "annotations", "annotation", "coco", "labels", "label", "default", "result", "data"}
 _DEPTH = 3  # folders below the root in which JSON files are looked for
 _GLANCE = 65_536  # bytes of a JSON file in which one of COCO's sections must begin

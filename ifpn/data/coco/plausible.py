@@ -5,6 +5,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from ifpn.data.coco.defects import TOLERANCE
+
 # ours: a box leaves its image if it reaches over the edge by more than 2 pixels and 2 % of the longer side; a quarter
 # of such boxes is more than pictures of cut objects have, and less than corners give (three quarters where the
 # boxes are spread evenly)
@@ -26,20 +28,21 @@ def doubt(box: NDArray[np.float64], sizes: NDArray[np.int32]) -> str | None:
     small = (np.abs(box) <= LARGEST_SHARE).all(axis=1) & (box[:, 2:] > 0).all(axis=1)
     if small.mean() > 0.5:
         return (
-            f"{small.sum()} of {len(box)} boxes are smaller than two pixels and lie in 0..1, e.g. {_shown(box[small])}: "
-            "they look normalised, that is, shares of the picture's width and height"
+            f"{small.sum()} of {len(box)} boxes are smaller than two pixels and lie in 0..1, e.g. "
+            f"{_shown(box[small])}: they look normalised, that is, shares of the picture's width and height"
         )
     over = np.maximum(box[:, :2] + box[:, 2:] - sizes, -box[:, :2]).max(axis=1)
     far = over > np.maximum(FAR_PIXELS, FAR_SHARE * sizes.max(axis=1))
-    if far.sum() < 2 or far.mean() <= MOST_FAR:
-        return None
     corners = (box[:, 2:] > box[:, :2]) & (box[:, 2:] <= sizes + FAR_PIXELS) & (box[:, :2] >= -FAR_PIXELS)
+    as_corners = corners.all(axis=1).mean() > 0.9
+    if far.sum() < (2 if as_corners else 10) or far.mean() <= MOST_FAR:
+        return None
     why = (
         "they are probably corners x1, y1, x2, y2 and not x, y, width, height"
-        if corners.all(axis=1).mean() > 0.9
+        if as_corners
         else "they were probably made for pictures of another size, or are not x, y, width, height in pixels"
     )
-    return f"{far.sum()} of {len(box)} boxes leave their images, e.g. {_shown(box[far])}: {why}"
+    return f"{(over > TOLERANCE).sum()} of {len(box)} boxes leave their images, e.g. {_shown(box[far])}: {why}"
 
 
 def _shown(box: NDArray[np.float64]) -> list[float]:

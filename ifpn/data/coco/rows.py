@@ -137,7 +137,7 @@ def _add_image(
         name = relative_name(name)
         drop = policy.action("unsafe_path") != "fix" or unsafe_reason(name) is not None
     elif unknown and (files_needed or policy.action("missing_size") != "measure"):
-        log.add("missing_size", number, None, f"width is {entry.get('width')!r:.40}, height {entry.get('height')!r:.40}")
+        log.add("missing_size", number, None, f"width {entry.get('width')!r:.40}, height {entry.get('height')!r:.40}")
         drop = policy.action("missing_size") == "drop"
     if drop:
         raw.dropped_images.add(number)
@@ -209,7 +209,8 @@ def _interpret(entry: object, log: DefectLog) -> tuple[int, int, int, Box, bool]
     if absent:
         log.add("malformed_annotation", *where, f"has no {', '.join(absent)}")
     elif image is None or category is None or crowd is None:
-        shown = ", ".join(f"{key} is {entry.get(key)!r}" for key in ("image_id", "category_id", "iscrowd") if key in entry)
+        keys = [key for key in ("image_id", "category_id", "iscrowd") if key in entry]
+        shown = ", ".join(f"{key} is {entry[key]!r}" for key in keys)
         log.add("malformed_annotation", *where, f"ids must be whole numbers, iscrowd 0 or 1: {shown[:120]}")
     elif box is None:
         log.add("malformed_box", *where, f"bbox must be four numbers x, y, width, height, is {entry.get('bbox')!s:.80}")
@@ -227,7 +228,9 @@ def check_rows(
     raw: RawAnnotations, category_ids: NDArray[np.int64], policy: DefectPolicy, log: DefectLog
 ) -> CheckedAnnotations:
     """Check every row; the first defect of a row is the one recorded. Dropped rows are not `usable`."""
-    owner, category = np.array(raw.annotation_image, dtype=np.int64), np.array(raw.category, dtype=np.int64)
+    ids, owner, category = (
+        np.array(c, dtype=np.int64) for c in (raw.annotation_id, raw.annotation_image, raw.category)
+    )
     image, image_known = _lookup(owner, raw.image_ids())
     label, label_known = _lookup(category, category_ids)
     sizes = raw.sizes()[image] if len(raw.names) else np.zeros((len(owner), 2), np.int32)
@@ -246,11 +249,11 @@ def check_rows(
         ("unknown_category", ~label_known),
         ("not_finite", ~np.isfinite(box).all(axis=1)),
         ("negative_size", (box[:, 2:] < 0).any(axis=1)),
-        ("duplicate_annotation", _repeated(owner, category, box, area, crowd)),
+        ("duplicate_annotation", _repeated(ids, owner, category, box, area, crowd)),
     ):
         usable &= ~_record(kind, bad & pending, pending, raw, log)
-    _note_ids(raw, log)
     evaluable = usable.copy()  # the rest concerns boxes that an evaluation can still use
+    _note_ids(ids[evaluable], log)
     judged = image_known & np.isfinite(box).all(axis=1)
     sentence = doubt(box[judged], sizes[judged])
     if sentence is not None:
@@ -282,24 +285,24 @@ def check_rows(
     )
 
 
-def _note_ids(raw: RawAnnotations, log: DefectLog) -> None:
-    ids = np.array(raw.annotation_id, dtype=np.int64)
+def _note_ids(ids: NDArray[np.int64], log: DefectLog) -> None:
     ids = ids[ids != NO_ID]
     values, counts = np.unique(ids, return_counts=True)
     if len(values) < len(ids):
         log.note("repeated_id", str(values[counts.argmax()]), len(ids) - len(values))
 
 
-def _repeated(owner: Any, category: Any, box: Any, area: Any, crowd: Any) -> NDArray[np.bool_]:
-    """Whether a row is equal to an earlier one in all that training and evaluation see."""
-    table = np.column_stack([owner, category, crowd, box.view(np.int64), area.view(np.int64)]).astype(np.int64)
+def _repeated(ids: Any, owner: Any, category: Any, box: Any, area: Any, crowd: Any) -> NDArray[np.bool_]:
+    """Whether a row is equal to an earlier one, so that nothing tells the two apart."""
+    table = np.column_stack([ids, owner, category, crowd, box.view(np.int64), area.view(np.int64)]).astype(np.int64)
     mixed = np.zeros(len(table), dtype=np.uint64)
     for column in table.T.astype(np.uint64):  # a hash, because sorting whole rows takes seconds on COCO
         mixed = (mixed ^ column) * np.uint64(0x9E3779B97F4A7C15)
         mixed ^= mixed >> np.uint64(32)
     _, first, group = np.unique(mixed, return_index=True, return_inverse=True)
     earlier = first[group]
-    return (earlier < np.arange(len(table))) & (table == table[earlier]).all(axis=1)
+    repeated: NDArray[np.bool_] = (earlier < np.arange(len(table))) & (table == table[earlier]).all(axis=1)
+    return repeated
 
 
 def _record(

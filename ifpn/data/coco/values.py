@@ -73,7 +73,7 @@ def as_box(value: object) -> Box | None:
 
 
 def box_around(segmentation: object) -> Box | None:
-    """Return x, y, width, height around polygons (flat or as points) or around a mask in COCO's RLE; None if it is none."""
+    """Return x, y, width, height around polygons (flat or as points) or a mask in COCO's RLE; None if it is none."""
     if isinstance(segmentation, Mapping):
         return _box_of_mask(segmentation)
     flat: list[float] = []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -29,8 +30,8 @@ def is_yolo(path: Path, split: str | None = None) -> bool:
 def stream_yolo(path: Path, split: str) -> Iterator[tuple[str, object]]:
     """Yield the entries of one split as `stream_coco` does: ids by place, categories by YOLO's class numbers.
 
-    A line is `class cx cy w h` or `class x1 y1 x2 y2 x3 y3 …` (a polygon, whose box is taken) in shares of the picture's
-    sides; a sixth number after a box (a score) is passed over. An image without a text file has no objects.
+    A line is `class cx cy w h` or `class x1 y1 x2 y2 x3 y3 …` (a polygon, whose box is taken) in shares of the
+    picture's sides; a sixth number after a box (a score) is passed over. An image without a text file has no objects.
 
     Raises:
         DataError: the file is not a data.yaml, or names no folder of this split that is there.
@@ -46,10 +47,8 @@ def stream_yolo(path: Path, split: str) -> Iterator[tuple[str, object]]:
     annotation = 0
     for number, image in enumerate(_images(path, content, split), start=1):
         entry: dict[str, Any] = {"id": number, "file_name": image.relative_to(path.parent).as_posix()}
-        try:
+        with contextlib.suppress(BadImage):  # found again, and reported, where sizes are measured
             entry["width"], entry["height"] = image_size(image)
-        except BadImage:  # found again, and reported, where sizes are measured
-            pass
         yield "images", entry
         for line, text in enumerate(_lines(_label_file(image)), start=1):
             annotation += 1
@@ -87,8 +86,7 @@ def _images(path: Path, content: dict[str, Any], split: str) -> list[Path]:
 
 def _source(root: Path, base: str, name: str) -> Path | None:
     """A folder or file below `root`: exporters write paths of their own machine, and ../ too many."""
-    parts = [part for part in (*base.replace("\\", "/").split("/"), *name.replace("\\", "/").split("/"))]
-    parts = [part for part in parts if part not in ("", ".", "..")]
+    parts = [part for part in f"{base}/{name}".replace("\\", "/").split("/") if part not in ("", ".", "..")]
     for start in range(len(parts)):
         path = root.joinpath(*parts[start:])
         if path.exists():
