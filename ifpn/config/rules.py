@@ -9,7 +9,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from ifpn.config.errors import ConfigError
+from ifpn.errors import ConfigError
 
 Check = Callable[[Any], bool]
 

@@ -6,8 +6,8 @@ from collections import OrderedDict
 from torch import Tensor, nn
 from torchvision.ops import FeaturePyramidNetwork
 
-from ifpn.csc.norm import Norm, make_norm
 from ifpn.errors import UserError
+from ifpn.layers.norm import Norm, make_norm
 from ifpn.necks.neck import ExtraLevelsFrom, Neck
 from ifpn.necks.projection import ExtraLevels, NormLayer
 

@@ -17,8 +17,15 @@ import torch
 from torch import Tensor
 
 from ifpn.solvers.anderson import Anderson
+from ifpn.solvers.batched import (
+    accumulation_dtype,
+    add_weighted_sum_,
+    any_or_device,
+    inner_products,
+    sample_norms,
+    weighted_sum,
+)
 from ifpn.solvers.broyden import Broyden
-from ifpn.solvers.history import add_combination, combine, dots, norms, small, worth_it
 from ifpn.solvers.iterate import iterate
 from ifpn.solvers.solution import Solution, Status
 
@@ -52,9 +59,9 @@ class _Arnoldi:
 
     def __init__(self, g: Tensor, max_vjps: int, limit: float) -> None:
         batch, size = g.shape
-        exact = small(g.device)
+        exact = accumulation_dtype(g.device)
         self.g = g
-        self.size = norms(g)
+        self.size = sample_norms(g)
         self.max_vjps = max_vjps
         self.limit = limit
         self.basis = g.new_empty(batch, max_vjps + 1, size)
@@ -66,8 +73,8 @@ class _Arnoldi:
         torch.mul(self.g, _inverse(self.size).to(self.g.dtype)[:, None], out=self.basis[:, 0])
         used = self.max_vjps
         for j in range(self.max_vjps):
-            self._extend(j, product)
-            if rtol > 0 and bool((self._fit(j + 1)[1] <= rtol).all()):
+            self._arnoldi_step(j, product)
+            if rtol > 0 and bool((self._least_squares(j + 1)[1] <= rtol).all()):
                 used = j + 1
                 break
         y = torch.zeros_like(self.hessenberg[:, 0, :used])
@@ -75,33 +82,33 @@ class _Arnoldi:
         trace = []
         for j in range(1, used + 1):
             # Residuals never grow, so a later fit is a better one; a failed sample adds nothing after its failure.
-            fit, rest = self._fit(j)
+            fit, rest = self._least_squares(j)
             fine = torch.linalg.vector_norm(fit, dim=1) <= self.limit
             y[:, :j] = torch.where(fine[:, None], fit, y[:, :j])
             residual = torch.where(fine, rest, residual)
             trace.append(residual)
         rows = torch.stack(trace)
-        u = combine(self.basis[:, :used], y * self.size[:, None], torch.empty_like(self.basis[:, 0]))
+        u = weighted_sum(self.basis[:, :used], y * self.size[:, None], torch.empty_like(self.basis[:, 0]))
         nothing = (y == 0).all(dim=1)  # the first product failed, or g is zero
-        if worth_it(nothing):
+        if any_or_device(nothing):
             u = torch.where(nothing[:, None], self.g, u)
         status = torch.full_like(self.failed, Status.MAX_EVALS, dtype=torch.int64)
         status.masked_fill_(residual <= rtol, Status.CONVERGED).masked_fill_(self.failed, Status.NONFINITE)
         return Solution(u, residual, rows, used, rows.argmin(dim=0), status)
 
-    def _extend(self, j: int, product: Product) -> None:
+    def _arnoldi_step(self, j: int, product: Product) -> None:
         """Column j of the Hessenberg matrix and basis vector j + 1."""
         known, new = self.basis[:, : j + 1], self.basis[:, j + 1]
         torch.sub(known[:, j], product(known[:, j]), out=new)
-        bad = ~torch.isfinite(norms(new))
+        bad = ~torch.isfinite(sample_norms(new))
         self.failed |= bad
-        if worth_it(bad):
+        if any_or_device(bad):
             new.masked_fill_(bad[:, None], 0.0)
-        first = dots(known, new)
-        add_combination(new, known, -first)
-        second = dots(known, new)  # once more: a single pass loses orthogonality to rounding
-        add_combination(new, known, -second)
-        length = norms(new)
+        first = inner_products(known, new)
+        add_weighted_sum_(new, known, -first)
+        second = inner_products(known, new)  # once more: a single pass loses orthogonality to rounding
+        add_weighted_sum_(new, known, -second)
+        length = sample_norms(new)
         column = first + second
         # Nothing new: the system is solved exactly in the span so far.
         length = torch.where(length > 10 * self.eps * torch.linalg.vector_norm(column, dim=1), length, 0.0)
@@ -109,7 +116,7 @@ class _Arnoldi:
         self.hessenberg[:, j + 1, j] = length
         new.mul_(_inverse(length).to(new.dtype)[:, None])
 
-    def _fit(self, j: int) -> tuple[Tensor, Tensor]:
+    def _least_squares(self, j: int) -> tuple[Tensor, Tensor]:
         """Coefficients (B, j) of the smallest residual from j VJPs for |g| = 1, and that residual (B,)."""
         h = self.hessenberg[:, : j + 1, :j]
         normal = h.transpose(1, 2) @ h
@@ -131,7 +138,7 @@ class Neumann:
 
     def solve(self, product: Product, g: Tensor, max_vjps: int, rtol: float) -> Solution:
         """Sum the series for g (B, N); the residual of a partial sum is its first missing term."""
-        size = norms(g)
+        size = sample_norms(g)
         previous = size
         u, term = g.clone(), g
         active = size > 0
@@ -141,14 +148,14 @@ class Neumann:
         trace = []
         for _ in range(max_vjps):
             term = product(term)
-            length = norms(term)
+            length = sample_norms(term)
             finite = torch.isfinite(length)
             residual = torch.where(active & finite, length * _inverse(size), residual)
             trace.append(residual)
             status.masked_fill_(active & ~(length < previous), Status.STAGNATED)
             status.masked_fill_(active & ~finite, Status.NONFINITE)
             active = active & (length < previous)
-            if worth_it(~active):
+            if any_or_device(~active):
                 term = torch.where(active[:, None], term, 0.0)
             u += term
             status.masked_fill_(active & (residual <= rtol), Status.CONVERGED)
@@ -177,7 +184,7 @@ def solve_adjoint(product: Product, g: Tensor, solver: LinearSolver, max_vjps: i
         if isinstance(solver, GMRES | Neumann):
             solution = solver.solve(product, unit, max_vjps, rtol)
         else:
-            solution = iterate(lambda u: unit + product(u), unit, solver, max_vjps, rtol, 0.0, unit=norms(unit))
+            solution = iterate(lambda u: unit + product(u), unit, solver, max_vjps, rtol, 0.0, unit=sample_norms(unit))
     return replace(solution, value=solution.value * scale)
 
 

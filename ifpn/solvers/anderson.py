@@ -13,8 +13,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ifpn.solvers.history import add_combination, combine, dots, small
-from ifpn.solvers.rules import check_count, check_share
+from ifpn.solvers.batched import accumulation_dtype, add_weighted_sum_, inner_products, weighted_sum
+from ifpn.solvers.step_rule import check_count, check_damping
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class Anderson:
 
     def __post_init__(self) -> None:
         check_count("Anderson: m", self.m)
-        check_share("Anderson: beta", self.beta)
+        check_damping("Anderson: beta", self.beta)
 
     def start(self, z0: Tensor, max_evals: int) -> _AndersonSteps:
         return _AndersonSteps(min(self.m, max_evals), self.beta, z0)
@@ -39,24 +39,24 @@ class _AndersonSteps:
         self.count = 0
         self.residuals = z0.new_empty(batch, m, size)
         self.values = z0.new_empty(batch, m, size)
-        self.gram = z0.new_zeros(batch, m, m, dtype=small(z0.device))
+        self.gram = z0.new_zeros(batch, m, m, dtype=accumulation_dtype(z0.device))
         # A tenth of the rounding error of the inner products, on a Gram matrix scaled to unit diagonal: it
         # acts on residuals that are parallel within rounding, and equally whatever the residuals' size.
         self.ridge = 0.1 * torch.finfo(z0.dtype).eps
 
-    def slot(self) -> Tensor:
+    def residual_buffer(self) -> Tensor:
         return self.residuals[:, self.count % self.m]
 
     def step(self, z: Tensor, fz: Tensor, out: Tensor) -> None:
         i, n = self.count % self.m, min(self.count + 1, self.m)
         self.values[:, i].copy_(fz)
-        row = dots(self.residuals[:, :n], self.residuals[:, i])
+        row = inner_products(self.residuals[:, :n], self.residuals[:, i])
         self.gram[:, i, :n] = row
         self.gram[:, :n, i] = row
         weights = self._weights(i, n)
-        combine(self.values[:, :n], weights, out)
+        weighted_sum(self.values[:, :n], weights, out)
         if self.beta != 1:
-            add_combination(out, self.residuals[:, :n], (self.beta - 1) * weights)
+            add_weighted_sum_(out, self.residuals[:, :n], (self.beta - 1) * weights)
         self.count += 1
 
     def _weights(self, newest: int, n: int) -> Tensor:

@@ -23,8 +23,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ifpn.solvers.history import add_combination, dots, norms, small, worth_it
-from ifpn.solvers.rules import check_count, check_share
+from ifpn.solvers.batched import accumulation_dtype, add_weighted_sum_, any_or_device, inner_products, sample_norms
+from ifpn.solvers.step_rule import check_count, check_damping
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class Broyden:
     memory: int = 32
 
     def __post_init__(self) -> None:
-        check_share("Broyden: alpha", self.alpha)
+        check_damping("Broyden: alpha", self.alpha)
         check_count("Broyden: memory", self.memory)
 
     def start(self, z0: Tensor, max_evals: int) -> _BroydenSteps:
@@ -57,13 +57,13 @@ class _BroydenSteps:
         self.rows = rows
         self.k = 0
         self.h = z0.new_empty(batch, rows, size)
-        exact = small(z0.device)
+        exact = accumulation_dtype(z0.device)
         self.scale = z0.new_zeros(batch, rows, dtype=exact)
         self.gram = z0.new_zeros(batch, rows, rows + 1, dtype=exact)  # one spare column: see L
         self.inverse = z0.new_zeros(batch, rows, dtype=exact)  # 1 / |s_i|², 0 for a step that is ignored
         self.breakdown = torch.finfo(z0.dtype).eps
 
-    def slot(self) -> Tensor:
+    def residual_buffer(self) -> Tensor:
         if self.k == self.rows:
             self.k = 0
         return self.h[:, self.k]
@@ -71,7 +71,7 @@ class _BroydenSteps:
     def step(self, z: Tensor, fz: Tensor, out: Tensor) -> None:
         k, h = self.k, self.h[:, self.k]
         a = self._direction(k, h) if k > 0 else torch.full_like(self.scale[:, 0], self.alpha)
-        square = (a * norms(h)).square()
+        square = (a * sample_norms(h)).square()
         self.scale[:, k] = a
         self.gram[:, k, k] = square
         self.inverse[:, k] = square.reciprocal()
@@ -81,7 +81,7 @@ class _BroydenSteps:
     def _direction(self, k: int, h: Tensor) -> Tensor:
         """Turn h = g (B, N) into the direction of step k, in place, and return its scale a (B,)."""
         alpha, scale, gram, inverse = self.alpha, self.scale[:, :k], self.gram[:, :k, :k], self.inverse[:, :k]
-        t = dots(self.h[:, :k], h) * scale
+        t = inner_products(self.h[:, :k], h) * scale
         products = self.gram[:, :k, 1 : k + 1] if alpha == 1 else self.gram[:, :k, 1 : k + 1] + (alpha - 1) * gram
         # `unitriangular` reads nothing on or above the diagonal, where L is not defined.
         lower = products * -inverse[:, None]
@@ -94,11 +94,11 @@ class _BroydenSteps:
         # A vanishing pivot means a step without end. That sample forgets its past and takes a plain damped
         # step. (Any NaN or inf in d reaches its last entry, and so the pivot.)
         broken = ~((a.abs() < 1 / self.breakdown) & (a != 0))
-        if worth_it(broken):
+        if any_or_device(broken):
             a = torch.where(broken, alpha, a)
             c.masked_fill_(broken[:, None], 0.0)
             inverse.masked_fill_(broken[:, None], 0.0)
-        add_combination(h, self.h[:, :k], c * scale)
+        add_weighted_sum_(h, self.h[:, :k], c * scale)
         row = a[:, None] * (t + (gram @ c[..., None])[..., 0])
         self.gram[:, k, :k] = row
         self.gram[:, :k, k] = row

@@ -19,12 +19,12 @@ from torch.autograd.graph import GradientEdge, get_gradient_edge
 
 from ifpn.solvers.adjoint import GMRES, LinearSolver, Neumann, solve_adjoint
 from ifpn.solvers.anderson import Anderson
+from ifpn.solvers.batched import any_or_device, sample_norms
 from ifpn.solvers.broyden import Broyden
-from ifpn.solvers.history import norms, worth_it
 from ifpn.solvers.iterate import check_budget, solve
-from ifpn.solvers.rules import StepRule, check_rule, check_share
 from ifpn.solvers.solution import Map, Solution, Stats
 from ifpn.solvers.state import check_output, flatten
+from ifpn.solvers.step_rule import StepRule, check_damping, check_rule
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,7 @@ class Phantom:
 
     def __post_init__(self) -> None:
         check_budget("Phantom: steps", self.steps, {})
-        check_share("Phantom: tau", self.tau)
+        check_damping("Phantom: tau", self.tau)
 
 
 @dataclass(frozen=True)
@@ -148,24 +148,24 @@ def _evaluate(f: Map, z: Tensor, found: Solution) -> Tensor:
     """f(z) in the precision of the state; a sample without one finite evaluation keeps its z."""
     y = check_output(f(z), z.shape).to(z.dtype)
     failed = torch.isinf(found.residual)
-    if worth_it(failed):
+    if any_or_device(failed):
         y = torch.where(failed.view(-1, *[1] * (z.dim() - 1)), z, y)
     return y
 
 
 def _implicit(f: Map, found: Solution, stats: Stats, how: Implicit) -> Tensor:
-    note = _Note(stats)
-    z: Tensor = _Inlet.apply(found.value, torch.zeros((), requires_grad=True), note)
+    record = _BackwardRecord(stats)
+    z: Tensor = _StateInput.apply(found.value, torch.zeros((), requires_grad=True), record)
     y = _evaluate(f, z, found)
     if not y.requires_grad:
         return y
-    job = _Job(get_gradient_edge(y), get_gradient_edge(z), how, note)
-    out: Tensor = _Exchange.apply(y, job)
+    problem = _AdjointProblem(get_gradient_edge(y), get_gradient_edge(z), how, record)
+    out: Tensor = _SolveAdjoint.apply(y, problem)
     return out
 
 
 @dataclass
-class _Note:
+class _BackwardRecord:
     """What the backward solve leaves for the exact residual."""
 
     stats: Stats
@@ -174,13 +174,13 @@ class _Note:
 
 
 @dataclass(frozen=True)
-class _Job:
+class _AdjointProblem:
     """All the backward solve needs. Edges, not tensors: no state is kept alive by it and no cycle arises."""
 
     value: GradientEdge
     state: GradientEdge
     how: Implicit
-    note: _Note
+    record: _BackwardRecord
 
     def product(self, shape: torch.Size) -> Callable[[Tensor], Tensor]:
         def product(v: Tensor) -> Tensor:
@@ -190,36 +190,35 @@ class _Job:
         return product
 
 
-class _Inlet(torch.autograd.Function):
-    """Where the state enters the graded evaluation.
+class _StateInput(torch.autograd.Function):
+    """Identity on the state. Its backward receives Jᵀu, records the exact adjoint residual and ends there.
 
-    The backward pass ends here with Jᵀu, which it computed on its way anyway: that gives the exact residual
-    of the adjoint solve. `anchor` is a leaf that makes autograd record; it gets no gradient.
+    `anchor` is a leaf that makes autograd record; it gets no gradient.
     """
 
     @staticmethod
-    def forward(ctx: Any, z: Tensor, anchor: Tensor, note: _Note) -> Tensor:
-        ctx.note = note
+    def forward(ctx: Any, z: Tensor, anchor: Tensor, record: _BackwardRecord) -> Tensor:
+        ctx.record = record
         return z.view_as(z)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[None, None, None]:
-        note: _Note = ctx.note
-        if note.rest is not None and note.size is not None and note.stats.backward is not None:
-            size = norms(note.rest.add_(flatten(grads[0])))
-            residual = torch.where(size == 0, 0.0, size / note.size)
+        record: _BackwardRecord = ctx.record
+        if record.rest is not None and record.size is not None and record.stats.backward is not None:
+            size = sample_norms(record.rest.add_(flatten(grads[0])))
+            residual = torch.where(size == 0, 0.0, size / record.size)
             residual = torch.where(torch.isfinite(residual), residual, torch.inf)
-            note.stats.backward = replace(note.stats.backward, residual=residual)
-            note.rest = None
+            record.stats.backward = replace(record.stats.backward, residual=residual)
+            record.rest = None
         return None, None, None
 
 
-class _Exchange(torch.autograd.Function):
+class _SolveAdjoint(torch.autograd.Function):
     """Identity; its backward exchanges g for the solution u of u = g + Jᵀu."""
 
     @staticmethod
-    def forward(ctx: Any, y: Tensor, job: _Job) -> Tensor:
-        ctx.job = job
+    def forward(ctx: Any, y: Tensor, problem: _AdjointProblem) -> Tensor:
+        ctx.problem = problem
         return y.view_as(y)
 
     @staticmethod
@@ -230,10 +229,12 @@ class _Exchange(torch.autograd.Function):
                 "fixed_point gives first derivatives only; call backward without create_graph=True, "
                 "or use Unrolled(steps), which can be differentiated again"
             )
-        job: _Job = ctx.job
+        problem: _AdjointProblem = ctx.problem
         g = flatten(grads[0])
-        solution = solve_adjoint(job.product(grads[0].shape), g, job.how.solver, job.how.max_vjps, job.how.rtol)
+        solution = solve_adjoint(
+            problem.product(grads[0].shape), g, problem.how.solver, problem.how.max_vjps, problem.how.rtol
+        )
         u = solution.value
-        job.note.rest, job.note.size = g - u, norms(g)
-        job.note.stats.backward = replace(solution, value=u.new_empty(0))
+        problem.record.rest, problem.record.size = g - u, sample_norms(g)
+        problem.record.stats.backward = replace(solution, value=u.new_empty(0))
         return u.view(grads[0].shape), None

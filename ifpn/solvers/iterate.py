@@ -1,4 +1,4 @@
-"""The one loop: it calls f, judges, keeps the best state, freezes what is finished, and stops."""
+"""The one loop: it calls f, measures residuals, keeps the best state, freezes what is finished, and stops."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from ifpn.solvers.history import norms, small, worth_it
-from ifpn.solvers.rules import StepRule, check_count, check_rule
+from ifpn.solvers.batched import accumulation_dtype, any_or_device, sample_norms
 from ifpn.solvers.solution import Map, Solution, Status
-from ifpn.solvers.state import Best, FlatMap, check_state, flatten
+from ifpn.solvers.state import BestState, FlatMap, check_state, flatten
+from ifpn.solvers.step_rule import StepRule, check_count, check_rule
 
 
 def check_budget(name: str, value: int, tolerances: dict[str, float]) -> None:
@@ -59,11 +59,11 @@ def solve(f: Map, z0: Tensor, solver: StepRule, *, max_evals: int, rtol: float =
     return replace(solution, value=solution.value.view(z0.shape))
 
 
-class _Judge:
+class _Tracker:
     """Residuals, tolerances and verdicts of every sample; only (B,) tensors."""
 
     def __init__(self, z0: Tensor, max_evals: int, rtol: float, atol: float, unit: Tensor | None) -> None:
-        exact = small(z0.device)
+        exact = accumulation_dtype(z0.device)
         batch = z0.shape[0]
         self.rtol, self.atol, self.unit = rtol, atol, unit
         self.tiny = torch.finfo(exact).tiny
@@ -73,10 +73,10 @@ class _Judge:
         self.status = z0.new_full((batch,), Status.MAX_EVALS, dtype=torch.int64)
         self.active = z0.new_ones(batch, dtype=torch.bool)
 
-    def see(self, i: int, change: Tensor, fz: Tensor) -> Tensor:
+    def update(self, i: int, change: Tensor, fz: Tensor) -> Tensor:
         """Enter evaluation i, change = f(z) - z (B, N). Returns the mask (B,) of samples at a new best."""
-        size = norms(change)
-        unit = norms(fz) if self.unit is None else self.unit
+        size = sample_norms(change)
+        unit = sample_norms(fz) if self.unit is None else self.unit
         finite = size + unit < torch.inf  # false for NaN, too
         residual = torch.where(finite, size / unit.clamp_min(self.tiny), torch.inf)
         residual = torch.where(self.active, residual, self.best)
@@ -85,15 +85,15 @@ class _Judge:
         self.best = torch.minimum(residual, self.best)
         self.best_eval.masked_fill_(improved, i)
         limit = (self.rtol * unit).clamp_min(self.atol) if self.rtol > 0 else self.atol
-        going = finite & (size > limit)
-        finished = self.active & ~going
-        if worth_it(finished):
+        unfinished = finite & (size > limit)
+        finished = self.active & ~unfinished
+        if any_or_device(finished):
             self.status.masked_fill_(finished, Status.CONVERGED)
             self.status.masked_fill_(finished & ~finite, Status.NONFINITE)
-            self.active = self.active & going
+            self.active = self.active & unfinished
         return improved
 
-    def report(self, value: Tensor, evals: int) -> Solution:
+    def solution(self, value: Tensor, evals: int) -> Solution:
         stuck = (self.status == Status.MAX_EVALS) & (2 * self.best_eval < evals - 1)
         # Three evaluations or fewer say nothing about a trend.
         status = self.status.masked_fill(stuck, Status.STAGNATED) if evals > 3 else self.status
@@ -111,27 +111,27 @@ def iterate(
     unit: Tensor | None = None,
 ) -> Solution:
     """The loop behind `solve`, on flat states (B, N); a given `unit` (B,) replaces |f(z)| in the residual."""
-    judge = _Judge(z0, max_evals, rtol, atol, unit)
-    best = Best(z0)
+    tracker = _Tracker(z0, max_evals, rtol, atol, unit)
+    best = BestState(z0)
     steps = solver.start(z0, max_evals)
     z, evals = z0, 0
     while True:
         fz = f(z)
         # f may have returned a tensor it keeps, or z itself: never write into it.
-        change = torch.sub(fz, z, out=steps.slot())
-        improved = judge.see(evals, change, fz)
-        best.offer(z, improved)
+        change = torch.sub(fz, z, out=steps.residual_buffer())
+        improved = tracker.update(evals, change, fz)
+        best.update(z, improved)
         evals += 1
-        if evals == max_evals or ((rtol > 0 or atol > 0) and not bool(judge.active.any())):
-            return judge.report(best.owned(), evals)
-        following = best.room(z)
+        if evals == max_evals or ((rtol > 0 or atol > 0) and not bool(tracker.active.any())):
+            return tracker.solution(best.owned_value(), evals)
+        z_next = best.next_buffer(z)
         # Our own matrix products must not be rounded to the half precision that is meant for f.
         with torch.autocast(z.device.type, enabled=False):
-            steps.step(z, fz, following)
+            steps.step(z, fz, z_next)
         del fz, change
-        if worth_it(~judge.active):
-            torch.where(judge.active[:, None], following, best.value, out=following)
-        z = following
+        if any_or_device(~tracker.active):
+            torch.where(tracker.active[:, None], z_next, best.value, out=z_next)
+        z = z_next
 
 
 def _refuse_nonfinite(z0: Tensor, solution: Solution) -> None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ifpn.solvers.rules import check_share
+from ifpn.solvers.step_rule import check_damping
 
 
 @dataclass(frozen=True)
@@ -17,7 +17,7 @@ class Picard:
     tau: float = 1.0
 
     def __post_init__(self) -> None:
-        check_share("Picard: tau", self.tau)
+        check_damping("Picard: tau", self.tau)
 
     def start(self, z0: Tensor, max_evals: int) -> _PicardSteps:
         return _PicardSteps(self.tau, z0)
@@ -28,7 +28,7 @@ class _PicardSteps:
         self.tau = tau
         self.change = torch.empty_like(z0, memory_format=torch.contiguous_format)
 
-    def slot(self) -> Tensor:
+    def residual_buffer(self) -> Tensor:
         return self.change
 
     def step(self, z: Tensor, fz: Tensor, out: Tensor) -> None:

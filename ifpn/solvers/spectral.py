@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ifpn.solvers.history import norms
+from ifpn.solvers.batched import sample_norms
 from ifpn.solvers.iterate import check_budget
 from ifpn.solvers.solution import Map
 from ifpn.solvers.state import check_output, check_state, flatten
@@ -36,16 +36,16 @@ def _growth(y: Tensor, z: Tensor, iters: int) -> Tensor:
     growth = []
     for _ in range(iters):
         if not y.requires_grad:
-            return torch.zeros_like(norms(flatten(z)))  # f does not depend on z
+            return torch.zeros_like(sample_norms(flatten(z)))  # f does not depend on z
         (product,) = torch.autograd.grad(y, z, v.to(y.dtype), retain_graph=True, materialize_grads=True)
-        growth.append(norms(flatten(product)))
+        growth.append(sample_norms(flatten(product)))
         v = _unit(product)
     last = torch.stack(growth[-max(1, iters // 3) :])
     return last.log().mean(dim=0).exp()
 
 
 def _unit(v: Tensor) -> Tensor:
-    size = norms(flatten(v)).to(v.dtype).view(-1, *[1] * (v.dim() - 1))
+    size = sample_norms(flatten(v)).to(v.dtype).view(-1, *[1] * (v.dim() - 1))
     return v / torch.where(size > 0, size, 1.0)
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ifpn.solvers.history import worth_it
+from ifpn.solvers.batched import any_or_device
 from ifpn.solvers.solution import Map
 
 
@@ -57,7 +57,7 @@ def check_output(out: Tensor, shape: torch.Size) -> Tensor:
     return out
 
 
-class Best:
+class BestState:
     """The best state of every sample, kept by exchanging buffers, and copied only where samples disagree.
 
     It owns at most two buffers, the best and the next state; z0 belongs to the caller and is never written.
@@ -68,9 +68,9 @@ class Best:
         self._z0 = z0
         self._spare: Tensor | None = None
 
-    def offer(self, z: Tensor, improved: Tensor) -> None:
+    def update(self, z: Tensor, improved: Tensor) -> None:
         """Take z (B, N) for the samples in `improved` (B,)."""
-        if z is self.value or not worth_it(improved):
+        if z is self.value or not any_or_device(improved):
             return
         if z.device.type == "cpu" and bool(improved.all()):
             if self.value is not self._z0:
@@ -81,13 +81,13 @@ class Best:
         else:
             torch.where(improved[:, None], z, self.value, out=self.value)
 
-    def room(self, z: Tensor) -> Tensor:
+    def next_buffer(self, z: Tensor) -> Tensor:
         """The buffer for the state that follows z: z itself, unless z is still needed."""
         if z is not self.value and z is not self._z0:
             return z
         spare, self._spare = self._spare, None
         return torch.empty_like(z, memory_format=torch.contiguous_format) if spare is None else spare
 
-    def owned(self) -> Tensor:
+    def owned_value(self) -> Tensor:
         """The best state, in memory the caller of the solve does not hold already."""
         return self.value.clone() if self.value is self._z0 else self.value

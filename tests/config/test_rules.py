@@ -6,9 +6,9 @@ import pytest
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig
 
-from ifpn.config.command import CONF
-from ifpn.config.errors import ConfigError
+from ifpn.config.paths import CONF
 from ifpn.config.rules import RULES, check_rules
+from ifpn.errors import ConfigError
 
 
 def composed(*overrides: str) -> tuple[DictConfig, dict[str, str | None]]:

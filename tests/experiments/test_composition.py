@@ -14,11 +14,11 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.utils import get_object
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from ifpn.config.command import CONF
+from ifpn.config.allowlist import check_targets
+from ifpn.config.paths import CONF
 from ifpn.config.rules import check_rules
-from ifpn.config.targets import check_targets
-from ifpn.reports.paper import TABLES, Row, Table
-from ifpn.reports.results import fits, method_of
+from reproduce.paper import TABLES, Row, Table
+from reproduce.rows import fits, method_of
 
 OURS = [(table, row) for table in TABLES for row in table.rows if row.overrides]
 SCALES = ("paper", "small", "smoke")

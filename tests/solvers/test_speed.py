@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ifpn.solvers import Broyden, solve
-from ifpn.solvers.history import dots
+from ifpn.solvers.batched import inner_products
 
 
 def fastest(run: Callable[[], object]) -> float:
@@ -26,7 +26,7 @@ def fastest(run: Callable[[], object]) -> float:
 def test_dots_read_the_history_at_the_speed_of_a_plain_read() -> None:
     """45 MB, beyond most caches. The other orientation of the product is ten times slower on some CPUs."""
     history, x = torch.randn(2, 8, 700_000), torch.randn(2, 700_000)
-    assert fastest(lambda: dots(history, x)) <= 3 * fastest(lambda: torch.linalg.vector_norm(history, dim=2))
+    assert fastest(lambda: inner_products(history, x)) <= 3 * fastest(lambda: torch.linalg.vector_norm(history, dim=2))
 
 
 def plain_iteration(values: list[Tensor], z: Tensor) -> Tensor:

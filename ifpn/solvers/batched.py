@@ -1,0 +1,52 @@
+"""The two kernels of every solver here, on a history of vectors (B, K, N), and helpers on flat states (B, N).
+
+A state of a real pyramid is tens of megabytes, so a solver's cost is the number of times it reads and writes
+such vectors. Both kernels read each stored vector once.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def accumulation_dtype(device: torch.device) -> torch.dtype:
+    """Precision of everything of size B, K or K x K: float64, where the device has it."""
+    return torch.float32 if device.type == "mps" else torch.float64
+
+
+def inner_products(history: Tensor, x: Tensor) -> Tensor:
+    """Inner products of x (B, N) with every row of history (B, K, N): (B, K), in accumulation precision."""
+    # This orientation: `history @ x[..., None]` can fall into a kernel ten times slower on CPUs.
+    return (x.unsqueeze(1) @ history.transpose(1, 2)).squeeze(1).to(accumulation_dtype(x.device))
+
+
+def weighted_sum(history: Tensor, weights: Tensor, out: Tensor) -> Tensor:
+    """out (B, N) = sum over k of weights (B, K) times rows of history (B, K, N). `out` must be contiguous."""
+    torch.bmm(weights.to(history.dtype).unsqueeze(1), history, out=out.unsqueeze(1))
+    return out
+
+
+def add_weighted_sum_(row: Tensor, history: Tensor, weights: Tensor) -> Tensor:
+    """row (B, N) += sum over k of weights (B, K) times rows of history (B, K, N), in place.
+
+    `row` may be another row of the buffer that `history` is a slice of.
+    """
+    row.unsqueeze(1).baddbmm_(weights.to(history.dtype).unsqueeze(1), history)
+    return row
+
+
+def sample_norms(x: Tensor) -> Tensor:
+    """Euclidean norm of every sample of x (B, N), in accumulation precision; half precision is summed in float32."""
+    dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
+    size: Tensor = torch.linalg.vector_norm(x, dim=1, dtype=dtype)
+    return size.to(accumulation_dtype(x.device))
+
+
+def any_or_device(mask: Tensor) -> bool:
+    """True if any sample of `mask` (B,) is set. On accelerators always True.
+
+    Reading the mask would wait for the device, which costs more than the repair it guards. So the repair must be
+    a no-op for samples outside the mask.
+    """
+    return mask.device.type != "cpu" or bool(mask.any())

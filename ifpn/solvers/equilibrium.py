@@ -1,0 +1,89 @@
+"""What a network holds: how to turn f into its pyramid, in training and in evaluation."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from ifpn.solvers.anderson import Anderson
+from ifpn.solvers.batched import accumulation_dtype, sample_norms
+from ifpn.solvers.fixed_point import Backward, Forward, Implicit, check_backward, fixed_point
+from ifpn.solvers.iterate import check_budget
+from ifpn.solvers.solution import Map, Solution, Stats, Status
+from ifpn.solvers.state import check_output, check_state, flatten, state_dtype
+from ifpn.solvers.step_rule import StepRule, check_rule
+
+
+@dataclass(frozen=True)
+class Equilibrium:
+    """The fixed point of f (paper Sec. 3.3), with a budget for training and one for evaluation.
+
+    Args:
+        forward: step rule, Broyden(), Anderson() or Picard(). Its alpha, beta or tau is the damping.
+        train_evals: evaluations of f that search the equilibrium in training; one more gives the value.
+        test_evals: the same in evaluation.
+        rtol, atol: stop early at |f(z) - z| <= max(atol, rtol |f(z)|); 0 never stops early. Under bfloat16
+            autocast a tolerance below 5e-3 cannot be met.
+        backward: how to differentiate.
+    """
+
+    forward: StepRule = field(default_factory=Anderson)
+    train_evals: int = 15
+    test_evals: int = 7
+    rtol: float = 0.0
+    atol: float = 0.0
+    backward: Backward = field(default_factory=Implicit)
+
+    def __post_init__(self) -> None:
+        check_rule("Equilibrium", self.forward)
+        check_budget("Equilibrium: train_evals", self.train_evals, {"rtol": self.rtol, "atol": self.atol})
+        check_budget("Equilibrium: test_evals", self.test_evals, {})
+        check_backward("Equilibrium", self.backward)
+
+    def __call__(self, f: Map, z0: Tensor, *, training: bool) -> tuple[Tensor, Stats]:
+        """Solve z = f(z) from z0 (B, ...), see `fixed_point`. `training` chooses the budget, nothing else."""
+        evals = self.train_evals if training else self.test_evals
+        search = Forward(self.forward, evals, self.rtol, self.atol)
+        return fixed_point(f, z0, forward=search, backward=self.backward)
+
+
+@dataclass(frozen=True)
+class Unroll:
+    """`steps` plain evaluations z <- f(z) and ordinary backpropagation through all of them (paper Tab. 2).
+
+    The same number of steps in training and in evaluation. steps = 0 returns z0.
+    """
+
+    steps: int = 2
+
+    def __post_init__(self) -> None:
+        if isinstance(self.steps, bool) or not isinstance(self.steps, int) or self.steps < 0:
+            raise ValueError(f"Unroll: steps must be a whole number, at least 0, got {self.steps!r}")
+
+    def __call__(self, f: Map, z0: Tensor, *, training: bool) -> tuple[Tensor, Stats]:
+        """Evaluate f `steps` times from z0 (B, ...). `training` changes nothing.
+
+        The residual in the stats is that of the last evaluation's argument: inf if there was none.
+        """
+        check_state(z0)
+        z, trace = z0, []
+        for _ in range(self.steps):
+            y = check_output(f(z), z.shape).to(state_dtype(z0))
+            with torch.no_grad():
+                flat = flatten(y)
+                trace.append(
+                    sample_norms(flat - flatten(z))
+                    / sample_norms(flat).clamp_min(torch.finfo(accumulation_dtype(z.device)).tiny)
+                )
+            z = y
+        return z, Stats(self._solution(z, trace))
+
+    def _solution(self, z: Tensor, trace: list[Tensor]) -> Solution:
+        batch = z.shape[0]
+        last = trace[-1] if trace else z.new_full((batch,), torch.inf, dtype=accumulation_dtype(z.device))
+        rows = torch.stack(trace) if trace else last.new_empty(0, batch)
+        status = torch.where(torch.isfinite(last) | (self.steps == 0), int(Status.MAX_EVALS), int(Status.NONFINITE))
+        evals = torch.full_like(status, max(self.steps - 1, 0))
+        return Solution(z.detach(), last, rows, self.steps, evals, status)

@@ -1,0 +1,51 @@
+"""Protocol between the loop and a method.
+
+A step rule proposes the next state; evaluating f, residuals and stopping are the loop's job.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from torch import Tensor
+
+
+class Steps(Protocol):
+    """The running state of a step rule within one solve."""
+
+    def residual_buffer(self) -> Tensor:
+        """(B, N) buffer that receives f(z) - z of the coming step. Called once per evaluation."""
+        ...
+
+    def step(self, z: Tensor, fz: Tensor, out: Tensor) -> None:
+        """Write the state after z (B, N) to `out` (B, N), which may be z itself. `residual_buffer` holds fz - z.
+
+        Samples must not mix. Samples that are already finished may get any value: the loop puts them back.
+        """
+        ...
+
+
+class StepRule(Protocol):
+    """A solver: the parameters of a step rule."""
+
+    def start(self, z0: Tensor, max_evals: int) -> Steps:
+        """Allocate for one solve from z0 (B, N)."""
+        ...
+
+
+def check_rule(owner: str, solver: object) -> None:
+    """Raise TypeError unless `solver` is a step rule."""
+    if isinstance(solver, type) or not callable(getattr(solver, "start", None)):
+        raise TypeError(f"{owner}: solver must be Broyden(), Anderson() or Picard(), got {solver!r}")
+
+
+def check_count(name: str, value: int) -> None:
+    """Raise ValueError unless `value` is a whole number, at least 1."""
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise ValueError(f"{name} must be a whole number, at least 1, got {value!r}")
+
+
+def check_damping(name: str, value: float) -> None:
+    """Raise ValueError unless `value`, a damping factor, lies in (0, 1]."""
+    if not isinstance(value, int | float) or not 0 < value <= 1:
+        raise ValueError(f"{name} must lie in (0, 1], got {value!r}")
