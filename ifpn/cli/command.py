@@ -6,7 +6,8 @@ import difflib
 import os
 import shutil
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -54,20 +55,27 @@ def command(config_name: str) -> Callable[[Callable[[DictConfig], None]], Callab
             # Hydra then lets its exceptions through, so that they can be told in our words.
             os.environ["HYDRA_FULL_ERROR"] = "1"
             setattr(hydra._internal.hydra, "Callbacks", CheckedCallbacks)  # noqa: B010  # not exported, so mypy cannot know it
-            try:
+            with reporting_user_errors():
                 sys.argv[1:] = with_plain_paths(with_jobs(sys.argv[1:]))
                 composed()
                 if failed:
                     raise failed[0]
-            except TOLD as error:
-                if os.environ.get(TRACEBACK_SWITCH) == "1":
-                    raise
-                print(f"error: {sentence(error)}", file=sys.stderr)
-                sys.exit(2)
 
         return run
 
     return decorate
+
+
+@contextmanager
+def reporting_user_errors() -> Iterator[None]:
+    """Print what a user can mend as one paragraph on stderr and exit with status 2; let everything else through."""
+    try:
+        yield
+    except TOLD as error:
+        if os.environ.get(TRACEBACK_SWITCH) == "1":
+            raise
+        print(f"error: {sentence(error)}", file=sys.stderr)
+        sys.exit(2)
 
 
 def remove_unused_folder() -> None:
