@@ -11,8 +11,7 @@ from ifpn.necks.mdeq import MDEQFunction
 from ifpn.necks.neck import Neck
 from ifpn.necks.none import NoFPN
 from ifpn.necks.pafpn import PAFPN
-from ifpn.necks.stack import CrossScale
-from ifpn.necks.transformation import Transformation
+from ifpn.necks.transformation import CrossScale, Transformation
 from reproduce.cost import Cost, block_cost, neck_cost
 
 RESNET50 = [512, 1024, 2048]  # channels of C3, C4, C5

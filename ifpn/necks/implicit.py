@@ -8,8 +8,7 @@ from ifpn.csc import PyramidConv
 from ifpn.necks.equilibrium import EquilibriumNeck, Policy
 from ifpn.necks.neck import ExtraLevelsFrom
 from ifpn.necks.projection import NormLayer
-from ifpn.necks.stack import CrossScale
-from ifpn.necks.transformation import Transformation
+from ifpn.necks.transformation import CrossScale, Transformation
 
 
 class ImplicitFPN(EquilibriumNeck):

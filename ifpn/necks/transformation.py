@@ -1,11 +1,14 @@
 """The nonlinear transformation G of the residual-like iteration (paper Sec. 3.2.2, Fig. 4)."""
 
+from collections.abc import Callable
+
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ifpn.layers.norm import group_norm
 from ifpn.layers.solve_scope import VariationalDropout, apply_weight_norm
-from ifpn.necks.stack import CrossScale
+
+CrossScale = Callable[[int, int], nn.Module]
 
 
 class ResidualBlock(nn.Module):

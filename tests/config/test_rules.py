@@ -66,6 +66,8 @@ def test_a_wrong_value_is_named_with_what_is_allowed(override: str, words: str) 
         (("neck=none", "csc=dense"), "csc=dense has no meaning with neck=none"),
         (("neck=mdeq", "csc=dense"), "csc=dense has no meaning with neck=mdeq"),
         (("neck=stack", "csc=none"), "a stack of nothing"),
+        (("neck=stack", "neck.dropout=0.1"), "neck.dropout=0.1 has no meaning with neck=stack and neck.inject=false"),
+        (("neck=fpn", "neck.weight_norm=false"), "no meaning with neck=fpn and neck.residual_block=false"),
     ],
 )
 def test_a_choice_without_meaning_is_refused(overrides: tuple[str, ...], words: str) -> None:
