@@ -1,4 +1,4 @@
-"""What pyproject.toml cannot say: dependencies come from requirements.txt, and a wheel carries conf/ and the commands."""
+"""What pyproject.toml cannot say: dependencies stand in requirements.txt; a wheel carries conf/ and the commands."""
 
 from __future__ import annotations
 

@@ -29,6 +29,7 @@ MAY = {  # a room, and the rooms it may import
     "predictor": "config data runs solvers",
     "cli": "config data evaluation plots predictor runs solvers training",
     "__init__": "necks predictor solvers",
+    "__main__": "cli",
     "reports": "",
 }
 FILES = sorted((ROOT / "ifpn").rglob("*.py"))

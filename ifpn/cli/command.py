@@ -91,6 +91,7 @@ def remove_unused_folder() -> None:
 def checked(cfg: DictConfig, overrides: list[str]) -> DictConfig:
     """Resolve the configuration and refuse what cannot work, before anything is built."""
     from ifpn.config.allowlist import check_targets
+    from ifpn.config.extras import check_extras
     from ifpn.config.rules import check_rules
 
     # In a sweep every job has its own folder, which only Hydra knows.
@@ -100,6 +101,7 @@ def checked(cfg: DictConfig, overrides: list[str]) -> DictConfig:
     resolved = OmegaConf.create(container)
     assert isinstance(resolved, DictConfig)
     check_rules(resolved, overrides, choices())
+    check_extras(choices())
     check_targets(resolved)
     return resolved
 
