@@ -1,4 +1,4 @@
-"""What pyproject.toml cannot say: dependencies stand in requirements.txt; a wheel carries conf/ and the commands."""
+"""What pyproject.toml cannot say: dependencies stand in requirements.txt; a wheel carries conf/ and train.py."""
 
 from __future__ import annotations
 
@@ -8,11 +8,8 @@ from typing import Any
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 from hatchling.metadata.plugin.interface import MetadataHookInterface
 
-# Where the files that stand at the top of a clone go in a wheel: `ifpn/config/paths.py` finds both.
-IN_WHEEL = {
-    "conf": "ifpn/conf",
-    **{f"{name}.py": f"ifpn/commands/{name}.py" for name in ("train", "evaluate", "predict")},
-}
+# Files that stand at the top of a clone, and where a wheel has them: `ifpn.config.paths.CONF` and `ifpn.cli.main.TRAIN`.
+IN_WHEEL = {"conf": "ifpn/conf", "train.py": "ifpn/commands/train.py"}
 
 
 class Dependencies(MetadataHookInterface):
@@ -24,7 +21,7 @@ class Dependencies(MetadataHookInterface):
 
 
 class TopLevelFiles(BuildHookInterface[Any]):
-    """conf/ and the commands inside the package; an editable installation reads those of the clone."""
+    """conf/ and train.py inside the package; an editable installation reads those of the clone."""
 
     def initialize(self, version: str, build_data: dict[str, Any]) -> None:
         if version == "standard":

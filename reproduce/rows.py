@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from ifpn.config.migration import migrate
 from reproduce.paper import LARGE_BACKBONES, METRICS, Method
 
 # COCO val2017: 80 classes, 36335 boxes that are not crowd regions. No other data set has this pair.
@@ -110,7 +111,7 @@ def _run(path: Path) -> Run:
     try:
         return Run(
             folder=path.parent,
-            config=config,
+            config=migrate(config),
             numbers={name: _percent(name, summary.get(name)) for name in METRICS},
             seed=int(content["seed"]),
             steps=int(content["steps"]),

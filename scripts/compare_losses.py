@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 
+from ifpn.config.migration import migrate
 from ifpn.plots.curves import Curve, read_curves
 from reproduce.differences import comparable
 
@@ -31,9 +32,10 @@ def conditions(folder: Path) -> dict[str, object]:
     file = folder / "result.json"
     try:
         result: dict[str, Any] = json.loads(file.read_text())
-        leaves = comparable(result["config"])
+        config = migrate(result["config"])
+        leaves = comparable(config)
         kept = {k: v for k, v in leaves.items() if k.startswith(("detector.", "schedule.", "data."))}
-        root = result["config"]["data"].get("root")
+        root = config["data"].get("root")
         return {"seed": result["seed"], "batch": result["batch"], "data.root": root and Path(root).name, **kept}
     except (OSError, ValueError, KeyError) as error:
         raise ValueError(f"{file} is not the result of a finished run: {error!r}") from error

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from hydra.core.hydra_config import HydraConfig
-from hydra.core.utils import JobReturn, JobStatus, run_job, setup_globals
+from hydra.core.utils import JobReturn, JobStatus, setup_globals
 from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf, open_dict
@@ -42,7 +42,6 @@ class JobLauncher(Launcher):
             jobs,
             folder,
             at_a_time=self.jobs,
-            in_process=self._run_here,
             hydra_overrides=list(self.config.hydra.overrides.hydra),
         )
         return [JobReturn(overrides=job.overrides, status=JobStatus.COMPLETED) for job in jobs]
@@ -64,18 +63,3 @@ class JobLauncher(Launcher):
             HydraConfig.instance().cfg = before
         assert isinstance(container, dict)
         return Job(number, tuple(overrides), folder, {str(k): v for k, v in container.items()})
-
-    def _run_here(self, job: Job, resume: bool) -> BaseException | None:
-        cfg = self._compose([*job.overrides, *(["ckpt=last"] if resume else [])])
-        with open_dict(cfg):
-            cfg.hydra.job.id = cfg.hydra.job.num = job.number
-            cfg.hydra.sweep.dir, cfg.hydra.sweep.subdir = str(job.folder.parent), job.folder.name
-        done = run_job(
-            hydra_context=self.hydra_context,
-            task_function=self.task_function,
-            config=cfg,
-            job_dir_key="hydra.sweep.dir",
-            job_subdir_key="hydra.sweep.subdir",
-        )
-        error = done._return_value if done.status == JobStatus.FAILED else None
-        return error if isinstance(error, BaseException) else None

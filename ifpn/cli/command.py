@@ -21,6 +21,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from ifpn.cli.quoting import with_plain_paths
+from ifpn.config.migration import new_key
 from ifpn.config.paths import CONF
 from ifpn.errors import NO_ROOM, ConfigError, UserError
 
@@ -180,6 +181,9 @@ def _missing_option(error: MissingConfigException) -> str:
 
 def _unknown_key(cause: OmegaConfBaseException) -> str:
     full_key = str(getattr(cause, "full_key", "") or "")
+    moved = new_key(full_key)
+    if moved is not None:
+        return f"{full_key} is now {moved}."
     parent_path, _, key = full_key.rpartition(".")
     parent: Any = getattr(cause, "parent_node", None)
     allowed = [str(k) for k in parent if not str(k).startswith("_")] if isinstance(parent, DictConfig) else []

@@ -25,16 +25,6 @@ class Job:
     folder: Path
     config: Mapping[str, Any]
 
-    @property
-    def devices(self) -> object:
-        return (self.config.get("trainer") or {}).get("devices", 1)
-
-    @property
-    def one_device(self) -> bool:
-        """Whether Lightning will certainly start no further processes for it."""
-        trainer = self.config.get("trainer") or {}
-        return self.devices in (1, "1") and trainer.get("num_nodes", 1) == 1
-
     def finished(self) -> bool:
         """The folder holds the complete result of this very configuration.
 
@@ -43,7 +33,9 @@ class Job:
         """
         self._check_same()
         result = self._result()
-        return bool(result.get("complete")) and result.get("config_hash") == config_hash(self.config)
+        # Not the stored hash where the configuration is there too: of another version, it has other keys.
+        stored = config_hash(result["config"]) if isinstance(result.get("config"), dict) else result.get("config_hash")
+        return bool(result.get("complete")) and stored == config_hash(self.config)
 
     def interrupted(self) -> bool:
         """A run was started here and did not finish."""

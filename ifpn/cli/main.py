@@ -5,19 +5,39 @@ from __future__ import annotations
 import difflib
 import runpy
 import sys
+from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 
 import ifpn
 
-PACKAGE = Path(ifpn.__file__).resolve().parent
-# name: (module with `main(arguments) -> exit status`, or None for the file of that name which Hydra runs; what it does)
-COMMANDS: dict[str, tuple[str | None, str]] = {
-    "train": (None, "train a detector, evaluate it, draw what happened"),
-    "evaluate": (None, "the 12 COCO numbers of a checkpoint, or of a file of predictions"),
-    "predict": (None, "boxes for a photograph or for a folder of photographs"),
-    "report": ("ifpn.cli.report", "a table of the runs in a folder"),
-    "check-data": ("ifpn.cli.check_data", "every defect of a COCO-format folder, and pictures with its boxes"),
+_PACKAGE = Path(ifpn.__file__).resolve().parent
+# A training starts itself again, as ranks and as jobs of a sweep, by repeating `sys.argv`: it has to be a file. A wheel
+# carries the clone's train.py inside the package.
+TRAIN = next(p for p in (_PACKAGE / "commands" / "train.py", _PACKAGE.parent / "train.py") if p.is_file())
+
+
+@dataclass(frozen=True)
+class Command:
+    """A command of `ifpn`.
+
+    Attributes:
+        what: What it does, for the usage.
+        module: Where its function is: `function(cfg)`, named as the command, or `main(arguments) -> exit status`.
+        hydra: Whether `conf/<command>.yaml` is its configuration; else it reads its arguments itself.
+    """
+
+    what: str
+    module: str
+    hydra: bool = True
+
+
+COMMANDS = {
+    "train": Command("train a detector, evaluate it, draw what happened", "ifpn.cli.train"),
+    "evaluate": Command("the 12 COCO numbers of a checkpoint, or of a file of predictions", "ifpn.cli.evaluate"),
+    "predict": Command("boxes for a photograph or for a folder of photographs", "ifpn.cli.predict"),
+    "report": Command("a table of any sweep, with paired differences", "ifpn.cli.report"),
+    "check-data": Command("every defect of a COCO-format folder, and pictures", "ifpn.cli.check_data", hydra=False),
 }
 
 
@@ -38,28 +58,25 @@ def main() -> None:
 
 
 def run(name: str, arguments: list[str]) -> None:
-    """Run a command of the table in this process."""
-    module = COMMANDS[name][0]
-    if module is None:
-        # As `python FILE …`: ranks and jobs of a sweep are started by repeating sys.argv.
-        sys.argv = [str(command_file(name)), *arguments]
+    """Run a command of the table in this process; its module is imported when its configuration is complete."""
+    command = COMMANDS[name]
+    sys.argv = [str(TRAIN) if name == "train" else f"ifpn {name}", *arguments]
+    if name == "train":
         runpy.run_path(sys.argv[0], run_name="__main__")
-    else:
-        from ifpn.cli.command import reporting_user_errors
+        return
+    from ifpn.cli.command import command as composed
+    from ifpn.cli.command import reporting_user_errors
 
-        with reporting_user_errors():
-            sys.exit(import_module(module).main(arguments))
-
-
-def command_file(name: str) -> Path:
-    """`train.py` and its like: a wheel carries them in `ifpn/commands`, a clone has them at the top level."""
-    inside = PACKAGE / "commands" / f"{name}.py"
-    return inside if inside.is_file() else PACKAGE.parent / f"{name}.py"
+    if command.hydra:
+        composed(config_name=name)(lambda cfg: getattr(import_module(command.module), name)(cfg))()
+        return
+    with reporting_user_errors():
+        sys.exit(import_module(command.module).main(arguments))
 
 
 def usage() -> str:
     """The table as text."""
-    rows = "\n".join(f"  {name:12}{what}" for name, (_, what) in COMMANDS.items())
+    rows = "\n".join(f"  {name:12}{command.what}" for name, command in COMMANDS.items())
     return (
         "usage: ifpn COMMAND [settings]\n\n"
         f"{rows}\n\n"

@@ -6,8 +6,8 @@ import os
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
 from pathlib import Path
 
 from ifpn.cli.jobs import Job
@@ -57,22 +57,25 @@ class Processes:
         self._running: list[subprocess.Popen[bytes]] = []
         self._stopped = False
 
-    def run(self, command: Sequence[str], log: Path | None) -> int:
-        """Run `command` to its end. log: where its output goes; None: to ours. Returns the exit status."""
-        with ExitStack() as stack:
-            output = None if log is None else stack.enter_context(open(log, "ab"))
+    def run(self, command: Sequence[str], log: Path, *, shown: bool) -> int:
+        """Run `command` to its end. log: where its output goes; shown: to ours as well. Returns the exit status."""
+        with open(log, "ab") as output, open(log, "rb") as follow:
+            follow.seek(0, os.SEEK_END)
             with self._lock:
                 if self._stopped:
                     return 1
                 process = subprocess.Popen(
-                    command,
-                    env=clean_environment(os.environ),
-                    stdout=output,
-                    stderr=subprocess.STDOUT if output else None,
+                    command, env=clean_environment(os.environ), stdout=output, stderr=subprocess.STDOUT
                 )
                 self._running.append(process)
             try:
-                return process.wait()
+                # The file is followed, not a pipe: nothing that the job leaves behind can keep us waiting.
+                while shown and process.poll() is None:
+                    _show(follow.read())
+                    time.sleep(0.2)
+                status = process.wait()
+                _show(follow.read() if shown else b"")
+                return status
             finally:
                 with self._lock:
                     self._running.remove(process)
@@ -83,3 +86,14 @@ class Processes:
             self._stopped = True
             for process in self._running:
                 process.terminate()
+
+
+def last_line(log: Path) -> str:
+    """The last line of a log that is not empty: a job that failed says there why."""
+    lines = log.read_text(errors="replace").split("\n")
+    return next((line.strip() for line in reversed(lines) if line.strip()), "no output")
+
+
+def _show(output: bytes) -> None:
+    sys.stdout.write(output.decode(errors="replace"))
+    sys.stdout.flush()

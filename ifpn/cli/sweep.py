@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import signal
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,11 +14,8 @@ from types import FrameType
 from typing import Any
 
 from ifpn.cli.jobs import FAILED, Job
-from ifpn.cli.processes import Processes, job_command
+from ifpn.cli.processes import Processes, job_command, last_line
 from ifpn.errors import UserError
-
-# Runs a job in this process; returns the exception that ended it, or None.
-InProcess = Callable[[Job, bool], BaseException | None]
 
 
 class SweepError(UserError):
@@ -34,34 +31,29 @@ class Outcome:
     reason: str = ""
 
 
-def run_sweep(
-    jobs: Sequence[Job], folder: Path, *, at_a_time: int, in_process: InProcess, hydra_overrides: Sequence[str]
-) -> list[Outcome]:
+def run_sweep(jobs: Sequence[Job], folder: Path, *, at_a_time: int, hydra_overrides: Sequence[str]) -> list[Outcome]:
     """Run all jobs, `at_a_time` of them together; write `<folder>/sweep.json`.
 
-    Jobs run in this process if they use one device and come one at a time, else each in a process of its own.
+    Each is a process of its own: its peak memory is its own, and one that the system kills takes no other with it.
+    Its output goes to `job.log` in its folder; one at a time, to ours as well.
 
     Raises:
         SweepError: at the end, if some failed.
     """
     processes = Processes()
-    separate = at_a_time > 1 or not all(job.one_device for job in jobs)
 
     def run(job: Job) -> Outcome:
-        outcome = _run_job(job, len(jobs), separate, at_a_time > 1, processes, in_process, hydra_overrides)
+        outcome = _run_job(job, len(jobs), at_a_time == 1, processes, hydra_overrides)
         print(f"[{job.number + 1}/{len(jobs)}] {outcome.status}: {job.folder.name}", flush=True)
         return outcome
 
-    if separate:
-        with _stopping(processes), ThreadPoolExecutor(at_a_time) as pool:
-            try:
-                outcomes = list(pool.map(run, jobs))
-            except BaseException:
-                processes.stop()  # also after Ctrl-C, which need not have reached them
-                pool.shutdown(wait=False, cancel_futures=True)
-                raise
-    else:
-        outcomes = [run(job) for job in jobs]
+    with _stopping(processes), ThreadPoolExecutor(at_a_time) as pool:
+        try:
+            outcomes = list(pool.map(run, jobs))
+        except BaseException:
+            processes.stop()  # also after Ctrl-C, which need not have reached them
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
     _write(outcomes, folder)
     failed = [o for o in outcomes if o.status == "failed"]
     if failed:
@@ -73,15 +65,7 @@ def run_sweep(
     return outcomes
 
 
-def _run_job(
-    job: Job,
-    total: int,
-    separate: bool,
-    to_file: bool,
-    processes: Processes,
-    in_process: InProcess,
-    hydra_overrides: Sequence[str],
-) -> Outcome:
+def _run_job(job: Job, total: int, shown: bool, processes: Processes, hydra_overrides: Sequence[str]) -> Outcome:
     try:
         if job.finished():
             return Outcome(job, "skipped")
@@ -93,13 +77,9 @@ def _run_job(
     job.unmark()
     verb = "resumes" if resume else "starts"
     print(f"[{job.number + 1}/{total}] {verb}: {' '.join(job.overrides)} -> {job.folder}", flush=True)
-    if separate:
-        log = job.folder / "job.log" if to_file else None
-        status = processes.run(job_command(job, hydra_overrides, resume=resume), log)
-        reason = f"exit status {status}{f', see {log}' if log else ''}" if status else ""
-    else:
-        error_or_none = in_process(job, resume)
-        reason = f"{type(error_or_none).__name__}: {error_or_none}" if error_or_none else ""
+    log = job.folder / "job.log"
+    status = processes.run(job_command(job, hydra_overrides, resume=resume), log, shown=shown)
+    reason = f"exit status {status}, see {log}: {last_line(log)}" if status else ""
     if not reason and not job.finished():
         reason = "ended without a complete result.json"
     if reason:

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from lightning_fabric.plugins.io.torch_io import TorchCheckpointIO
 
+from ifpn.config.migration import migrate
 from ifpn.errors import NO_ROOM, ConfigError, UserError
 
 log = logging.getLogger(__name__)
@@ -82,7 +83,7 @@ def _remove(path: Path) -> None:
 
 
 def read_checkpoint(path: str | Path) -> dict[str, Any]:
-    """Read a checkpoint of ifpn onto the CPU.
+    """Read a checkpoint of ifpn onto the CPU, its configuration in today's keys.
 
     Raises:
         ConfigError: no such file, damaged or truncated, holding anything but tensors and plain values, or not ours.
@@ -105,6 +106,8 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     found = checkpoint["ifpn"].get("format")
     if found != FORMAT:
         raise ConfigError(f"ckpt={path} has format {found!r}; this version of ifpn reads format {FORMAT}.")
+    if "config" in checkpoint["ifpn"]:
+        checkpoint["ifpn"]["config"] = migrate(checkpoint["ifpn"]["config"])
     return checkpoint
 
 

@@ -11,6 +11,7 @@ from pytorch_lightning.callbacks import Checkpoint
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
+from ifpn.config.migration import migrate
 from ifpn.errors import ConfigError
 from ifpn.runs.checkpoint import FORMAT, cannot_write, read_checkpoint
 
@@ -81,4 +82,5 @@ def read_export(path: Path) -> dict[str, Any]:
         raise ConfigError(f"ckpt={path} is damaged ({error}): use another copy.") from error
     if not isinstance(facts, dict) or not all(name in facts for name in KEPT) or facts["format"] != FORMAT:
         raise ConfigError(f"ckpt={path}: {CONFIG} was not written by this version of ifpn.")
-    return {"state_dict": {f"detector.{name}": value for name, value in weights.items()}, "ifpn": facts}
+    config = {"config": migrate(facts["config"])}
+    return {"state_dict": {f"detector.{name}": value for name, value in weights.items()}, "ifpn": facts | config}

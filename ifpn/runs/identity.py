@@ -8,13 +8,16 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from ifpn.config.migration import migrate
+
 # These change where a run lies or how it is watched, not what it computes.
 NOT_HASHED = ("run_dir", "ckpt", "logger", "callbacks")
 LONGEST_NAME = 200  # bytes; file systems allow 255
 
 
 def config_hash(config: Mapping[str, Any]) -> str:
-    """Twelve hex digits that two runs share exactly when they compute the same thing."""
+    """Twelve hex digits that two runs share exactly when they compute the same thing, in whatever version's keys."""
+    config = migrate(config)
     kept = {key: value for key, value in config.items() if key not in NOT_HASHED}
     # Of the callbacks these two change the weights that come out.
     callbacks = config.get("callbacks") or {}

@@ -44,14 +44,6 @@ def test_a_job_command_names_its_folder_and_no_setting_of_the_sweep() -> None:
     assert command[2:] == ["csc=a", "hydra.verbose=true", "run_dir='/r/it\\'s,1'", "ckpt=last", "hydra.mode=RUN"]
 
 
-@pytest.mark.parametrize(
-    ("trainer", "one"), [({"devices": 1}, True), ({"devices": 2}, False), ({"devices": "auto"}, False)]
-)
-def test_more_than_one_device_means_processes(trainer: dict[str, object], one: bool) -> None:
-    assert Job(0, (), Path("x"), {"trainer": trainer}).one_device is one
-    assert not Job(0, (), Path("x"), {"trainer": {**trainer, "num_nodes": 2}}).one_device
-
-
 def test_a_job_does_not_take_itself_for_a_rank() -> None:
     environment = {"LOCAL_RANK": "1", "WORLD_SIZE": "2", "TORCHELASTIC_RUN_ID": "x", "SLURM_PROCID": "3", "PATH": "p"}
     assert clean_environment(environment) == {"PATH": "p"}

@@ -1,0 +1,114 @@
+"""What version 0.1.0 wrote still loads, predicts, evaluates and resumes; its keys are answered with the new ones."""
+
+from __future__ import annotations
+
+import copy
+import json
+import lzma
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from omegaconf import OmegaConf
+
+import ifpn
+from ifpn.cli.evaluate import evaluate
+from ifpn.cli.jobs import Job
+from ifpn.cli.train import train
+from ifpn.config import migration
+from ifpn.config.build import BUILT
+from ifpn.config.migration import migrate
+from ifpn.errors import ConfigError
+from tests.config.composing import composed
+
+OLD = Path(__file__).parent / "version_0_1_0"
+CONFIGS: dict[str, dict[str, Any]] = json.loads(lzma.decompress((OLD / "configs.json.xz").read_bytes()))
+# The run of the fixture, in today's keys.
+RUN = [
+    *("data.root=shapes", "scale=smoke", "data.generate.num_train=6", "data.generate.num_val=2"),
+    *("neck.channels=8", "detector.num_convs=1", "detector.prior=0.3", "detector.score_threshold=0.01"),
+    *("schedule.min_size=[64]", "schedule.max_size=96", "schedule.max_steps=2"),
+]
+# Overrides of `CONFIGS` that are spelt otherwise today.
+TODAY: dict[str, str] = {}
+
+
+@pytest.fixture
+def old(tmp_path: Path) -> Path:
+    """The folder of the old run: last.ckpt and export/."""
+    (tmp_path / "export").mkdir()
+    for name, target in (("last.ckpt", "last.ckpt"), ("model.safetensors", "export/model.safetensors")):
+        (tmp_path / target).write_bytes(lzma.decompress((OLD / f"{name}.xz").read_bytes()))
+    shutil.copy(OLD / "config.json", tmp_path / "export")
+    return tmp_path
+
+
+@pytest.mark.parametrize("name", ["last.ckpt", "export"])
+def test_a_checkpoint_and_an_export_find_the_same_boxes(old: Path, name: str) -> None:
+    image = torch.arange(3 * 64 * 80, dtype=torch.float32).reshape(3, 64, 80).mul(0.37).sin().mul(0.5).add(0.5)
+    found = ifpn.load(old / name, "cpu")(image)
+    wanted = json.loads((OLD / "predictions.json").read_text())
+    # Another machine adds in another order: pixels and probabilities of float32.
+    torch.testing.assert_close(found["boxes"][:10], torch.tensor(wanted["boxes"]), atol=1e-2, rtol=0)
+    torch.testing.assert_close(found["scores"][:10], torch.tensor(wanted["scores"]), atol=1e-5, rtol=0)
+    assert found["labels"][:10].tolist() == wanted["labels"]
+
+
+def test_a_checkpoint_is_evaluated_on_its_data_and_resumed(old: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(old)
+    with_ckpt = [*(o for o in RUN if "max_steps" not in o), "schedule.max_steps=3", "ckpt=last.ckpt"]
+    resumed = composed(*with_ckpt, run_dir=str(old / "out"))
+    train(resumed)
+    result = json.loads((old / "out/result.json").read_text())
+    assert (result["steps"], result["complete"]) == (3, True)
+    settings = composed("ckpt=last.ckpt", config_name="evaluate", run_dir=str(old / "scores"))
+    scores = evaluate(settings)
+    assert scores is not None
+    assert set(scores.summary) == set(result["summary"])
+
+
+def test_a_finished_job_of_an_old_sweep_is_skipped(tmp_path: Path) -> None:
+    shutil.copytree(OLD / "sweep", tmp_path / "sweep")
+    cfg = composed(*RUN)
+    config = OmegaConf.to_container(cfg)
+    assert isinstance(config, dict)
+    plain = {str(k): v for k, v in config.items()}
+    assert Job(0, (), tmp_path / "sweep/seed=0", plain).finished()
+    with pytest.raises(ConfigError, match="another configuration"):
+        Job(0, (), tmp_path / "sweep/seed=0", plain | {"seed": 1}).finished()
+
+
+@pytest.mark.parametrize("typed", CONFIGS)
+def test_an_upgraded_configuration_builds_what_todays_says(typed: str) -> None:
+    config = CONFIGS[typed]
+    before = copy.deepcopy(config)
+    upgraded = migrate(config)
+    assert config == before
+    assert migrate(upgraded) == upgraded
+    today = OmegaConf.to_container(composed(*(TODAY.get(o, o) for o in typed.split())))
+    assert isinstance(today, dict)
+    for part in (*BUILT, "schedule", "data"):
+        assert upgraded[part] == today[part], part
+
+
+def test_moved_classes_are_found_where_they_went() -> None:
+    loggers = migrate(CONFIGS["logger=wandb callbacks=ema schedule=2x"])["logger"]
+    assert loggers["wandb"]["_target_"] == "ifpn.training.loggers.WandbRun"
+    assert loggers["csv"]["_target_"] == "ifpn.training.loggers.MetricsLog"
+
+
+def test_every_old_key_was_one_and_is_none_now() -> None:
+    def has(config: dict[str, Any], path: str) -> bool:
+        return OmegaConf.select(OmegaConf.create(config), path, default=...) is not ...
+
+    for path in migration.MOVED:
+        assert any(has(config, path) for config in CONFIGS.values()), path
+        assert not any(has(migrate(config), path) for config in CONFIGS.values()), path
+
+
+@pytest.mark.parametrize("config", [None, [], "text", 3])
+def test_what_is_no_configuration_is_refused(config: Any) -> None:
+    with pytest.raises(ConfigError, match="mapping"):
+        migrate(config)
