@@ -8,7 +8,7 @@ from typing import Any
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 from hatchling.metadata.plugin.interface import MetadataHookInterface
 
-# Files that stand at the top of a clone, and where a wheel has them: `ifpn.config.paths.CONF` and `ifpn.cli.main.TRAIN`.
+# From the top of a clone to where a wheel has it: `ifpn.config.paths.CONF` and `ifpn.cli.main.TRAIN` find both.
 IN_WHEEL = {"conf": "ifpn/conf", "train.py": "ifpn/commands/train.py"}
 
 

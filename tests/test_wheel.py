@@ -73,7 +73,7 @@ def ifpn(bin_folder: Path, folder: Path, *arguments: str, python: tuple[str, ...
 
 
 def options(group: str) -> list[str]:
-    return [path.stem for path in (CONF / group).glob("*.yaml")]
+    return sorted(path.stem for path in (CONF / group).glob("*.yaml"))
 
 
 def test_the_wheel_holds_every_setting_and_command(wheel: Path) -> None:
@@ -88,10 +88,15 @@ def test_the_wheel_holds_every_setting_and_command(wheel: Path) -> None:
 def test_help_answers_without_torch(installed: Path, tmp_path: Path, command: str) -> None:
     shown = ifpn(installed, tmp_path, command, "--help", python=("-c", NO_TORCH))
     assert f"ifpn {command}" in shown
-    groups = {path.name for path in CONF.iterdir() if path.is_dir()} - {"hydra"}
     assert not list(tmp_path.iterdir()), "help leaves files behind"
-    listed = {group for group in groups if f"\n{group}: {', '.join(sorted(options(group)))}" in shown}
-    assert listed == {"train": groups, "evaluate": {"data"}}.get(command, set())
+    groups = {str(path.relative_to(CONF)) for path in CONF.rglob("*") if list(path.glob("*.yaml"))}
+    listed = {group for group in groups if f"\n{group}: {', '.join(options(group))}\n" in shown}
+    accepted = {
+        "train": {group for group in groups if not group.startswith(("hydra", "contrasts"))},
+        "evaluate": {"data"},
+        "report": {"contrasts"},
+    }
+    assert listed == accepted.get(command, set())
 
 
 def test_train_evaluate_predict_report(installed: Path, tmp_path: Path) -> None:
@@ -104,4 +109,4 @@ def test_train_evaluate_predict_report(installed: Path, tmp_path: Path) -> None:
     ifpn(installed, tmp_path, "predict", "ckpt=runs/one/best.ckpt", f"source={photo}", "run_dir=out", "device=cpu")
     assert json.loads((tmp_path / "out/predictions.json").read_text()) is not None
     ifpn(installed, tmp_path, "report", "runs=runs")
-    assert f"{result['summary']['AP']:.3f}" in (tmp_path / "runs/report/report.md").read_text()
+    assert f"| {100 * result['summary']['AP']:.1f} |" in (tmp_path / "runs/report/report.md").read_text()

@@ -79,6 +79,23 @@ def reporting_user_errors() -> Iterator[None]:
         sys.exit(2)
 
 
+def list_groups(config_name: str) -> str:
+    """Name the groups that `conf/<config_name>.yaml` accepts, with their options, one group a line.
+
+    Hydra's own `$APP_CONFIG_GROUPS` names those of every command.
+    """
+    found: dict[str, list[str]] = {}
+    for entry in OmegaConf.load(CONF / f"{config_name}.yaml").defaults:
+        group = next(iter(entry)) if OmegaConf.is_dict(entry) else ""
+        for path in (CONF / group).rglob("*.yaml") if group and "hydra" not in group else ():
+            found.setdefault(str(path.parent.relative_to(CONF)), []).append(path.stem)
+    return "\n".join(f"{group}: {', '.join(sorted(found[group]))}" for group in sorted(found))
+
+
+# ${groups:train} in a help text
+OmegaConf.register_new_resolver("groups", list_groups, replace=True)
+
+
 def remove_unused_folder() -> None:
     """Remove the folder that Hydra made and named for a run which was refused before it wrote anything there."""
     overrides = HydraConfig.get().overrides

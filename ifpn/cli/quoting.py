@@ -7,7 +7,7 @@ from pathlib import Path
 
 # Settings that hold a path. Hydra's grammar would read `~`, `(`, `,` or a space in them as syntax.
 PATHS = frozenset(
-    {"ckpt", "source", "predictions", "run_dir", "backbone.weights", "data.root"}
+    {"ckpt", "source", "predictions", "runs", "run_dir", "backbone.weights", "data.root"}
     | {f"data.{split}_{what}" for split in ("train", "val") for what in ("annotations", "images")}
 )
 _PLAIN = re.compile(r"[\w./+@%-]*")
