@@ -64,7 +64,7 @@ def main(arguments: Sequence[str]) -> int:
 
 def _check(options: argparse.Namespace, augment: Augment) -> tuple[list[SplitReport], list[str], bool]:
     """The reports of the splits that can be read, remarks on the whole, and whether a split cannot be read."""
-    from ifpn.data import DataError, Reading
+    from ifpn.data import DataError, ImageReading
     from ifpn.data.check import check_split
     from ifpn.plots.dataset import draw_page
 
@@ -78,7 +78,7 @@ def _check(options: argparse.Namespace, augment: Augment) -> tuple[list[SplitRep
                 split,
                 annotations=getattr(options, f"{split}_annotations"),
                 images=getattr(options, f"{split}_images"),
-                reading=Reading(max_pixels=options.max_pixels) if options.max_pixels else None,
+                reading=ImageReading(max_pixels=options.max_pixels) if options.max_pixels else None,
                 follow_links=options.follow_links,
             )
         except DataError as error:

@@ -20,7 +20,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from ifpn.cli.quoting import with_plain_paths
+from ifpn.cli.quoting import quote_paths
 from ifpn.config.migration import new_key
 from ifpn.config.paths import CONF
 from ifpn.errors import NO_ROOM, ConfigError, UserError
@@ -28,7 +28,7 @@ from ifpn.errors import NO_ROOM, ConfigError, UserError
 # For developers: tracebacks instead of sentences.
 TRACEBACK_SWITCH = "IFPN_TRACEBACK"
 # Told in a sentence; anything else is a defect of ours and shows where it happened.
-TOLD = (HydraException, OmegaConfBaseException, UserError, OSError)
+USER_ERRORS = (HydraException, OmegaConfBaseException, UserError, OSError)
 
 
 def command(config_name: str) -> Callable[[Callable[[DictConfig], None]], Callable[[], None]]:
@@ -43,7 +43,7 @@ def command(config_name: str) -> Callable[[Callable[[DictConfig], None]], Callab
         def composed(cfg: DictConfig) -> None:
             try:
                 main(checked(cfg, list(HydraConfig.get().overrides.task)))
-            except TOLD as error:
+            except USER_ERRORS as error:
                 if HydraConfig.get().mode != RunMode.RUN:  # the sweep wants to know
                     raise
                 # Not through Hydra, which would write a line of its own before ours.
@@ -57,7 +57,7 @@ def command(config_name: str) -> Callable[[Callable[[DictConfig], None]], Callab
             os.environ["HYDRA_FULL_ERROR"] = "1"
             setattr(hydra._internal.hydra, "Callbacks", CheckedCallbacks)  # noqa: B010  # not exported, so mypy cannot know it
             with reporting_user_errors():
-                sys.argv[1:] = with_plain_paths(with_jobs(sys.argv[1:]))
+                sys.argv[1:] = quote_paths(expand_jobs_flag(sys.argv[1:]))
                 composed()
                 if failed:
                     raise failed[0]
@@ -72,10 +72,10 @@ def reporting_user_errors() -> Iterator[None]:
     """Print what a user can mend as one paragraph on stderr and exit with status 2; let everything else through."""
     try:
         yield
-    except TOLD as error:
+    except USER_ERRORS as error:
         if os.environ.get(TRACEBACK_SWITCH) == "1":
             raise
-        print(f"error: {sentence(error)}", file=sys.stderr)
+        print(f"error: {format_error(error)}", file=sys.stderr)
         sys.exit(2)
 
 
@@ -139,7 +139,7 @@ class CheckedCallbacks(Callbacks):
         super().__init__(config)
 
 
-def with_jobs(arguments: list[str]) -> list[str]:
+def expand_jobs_flag(arguments: list[str]) -> list[str]:
     """`-j 2` (or `-j2`) becomes `hydra.launcher.jobs=2`, and `-m` goes to the front, where Hydra wants it.
 
     Raises:
@@ -167,7 +167,7 @@ def choices() -> dict[str, str | None]:
     return dict(HydraConfig.get().runtime.choices)
 
 
-def sentence(error: BaseException) -> str:
+def format_error(error: BaseException) -> str:
     """An error of Hydra, OmegaConf or ours in one short paragraph that names what is allowed."""
     if isinstance(error, UserError):
         return str(error)

@@ -2,11 +2,13 @@
 
 from ifpn.detectors.atss import ATSS, ATSSCriterion
 from ifpn.detectors.autoassign import AutoAssign, AutoAssignCriterion
-from ifpn.detectors.body import Body
+from ifpn.detectors.body import BackboneWithNeck
 from ifpn.detectors.dense import DenseDetector
 from ifpn.detectors.faster_rcnn import FasterRCNN
 from ifpn.detectors.fcos import FCOS, FCOSCriterion
 from ifpn.detectors.retina import RetinaNet, RetinaNetCriterion
+
+Body = BackboneWithNeck  # the name of 0.1, until 0.3
 
 __all__ = [
     "ATSS",
@@ -14,6 +16,7 @@ __all__ = [
     "ATSSCriterion",
     "AutoAssign",
     "AutoAssignCriterion",
+    "BackboneWithNeck",
     "Body",
     "DenseDetector",
     "FCOSCriterion",

@@ -7,32 +7,32 @@ import torch
 from torch import Tensor, nn
 from torchvision.models.detection.transform import GeneralizedRCNNTransform
 
-from ifpn.detectors.body import Body
-from ifpn.detectors.boxes import BoxCoding, DeltaCoding, DistanceCoding, iou, side_distances
+from ifpn.detectors.anchors import AnchorGrid, Anchors
+from ifpn.detectors.body import BackboneWithNeck
+from ifpn.detectors.boxes import BoxCoder, DeltaCoder, LTRBCoder, iou, side_distances
 from ifpn.detectors.centerness import centerness_losses
+from ifpn.detectors.contract import Target
 from ifpn.detectors.dense import DenseDetector
 from ifpn.detectors.heads import PointHead, Prediction
 from ifpn.detectors.matching import BACKGROUND
 from ifpn.detectors.postprocess import Postprocess
-from ifpn.detectors.priors import PriorGrid, Priors
-from ifpn.detectors.targets import Target
 from ifpn.errors import UserError
 
 
-def assign_atss(priors: Priors, boxes: Tensor, num_candidates: int) -> Tensor:
-    """Which box each site learns (ATSS, Algorithm 1).
+def assign_atss(anchors: Anchors, boxes: Tensor, num_candidates: int) -> Tensor:
+    """Which box each location learns (ATSS, Algorithm 1).
 
-    A box's candidates are, on every level, the sites closest to its centre. Positive are those whose
+    A box's candidates are, on every level, the locations closest to its centre. Positive are those whose
     anchor's IoU reaches the mean plus the (unbiased) standard deviation over all candidates of the box and
-    whose point lies strictly inside. A site claimed by several boxes takes the one of highest IoU, the
+    whose point lies strictly inside. A location claimed by several boxes takes the one of highest IoU, the
     first of equal ones.
 
-    Among sites at exactly the same distance from the centre, those that ``torch.topk`` returns are
+    Among locations at exactly the same distance from the centre, those that `torch.topk` returns are
     candidates: always the same on the CPU, and independent of the other boxes, but not symmetric under
     flips of the image.
 
     Args:
-        priors: one square anchor per cell.
+        anchors: one square anchor per cell.
         boxes: (G, 4) xyxy; G may be 0.
         num_candidates: per level; a level with fewer cells gives all it has.
 
@@ -40,34 +40,34 @@ def assign_atss(priors: Priors, boxes: Tensor, num_candidates: int) -> Tensor:
         (A,) box index, or -1 for background.
     """
     if len(boxes) == 0:
-        return torch.full_like(priors.strides, BACKGROUND, dtype=torch.int64)
+        return torch.full_like(anchors.strides, BACKGROUND, dtype=torch.int64)
     centres = (boxes[:, :2] + boxes[:, 2:]) / 2
-    distance = (priors.points[:, None] - centres).pow(2).sum(dim=-1).sqrt()  # (A, G)
+    distance = (anchors.points[:, None] - centres).pow(2).sum(dim=-1).sqrt()  # (A, G)
     candidates, start = [], 0
-    for size in priors.level_sizes:
+    for size in anchors.level_sizes:
         level = distance[start : start + size]
         nearest = level.topk(min(num_candidates, size), dim=0, largest=False).indices
         candidates.append(nearest + start)
         start += size
-    sites = torch.cat(candidates)  # (C, G)
+    locations = torch.cat(candidates)  # (C, G)
 
-    overlap = iou(priors.boxes[sites], boxes)
+    overlap = iou(anchors.boxes[locations], boxes)
     # the deviation of a single candidate is not defined; it then competes with itself alone
-    spread = overlap.std(dim=0) if len(sites) > 1 else torch.zeros_like(overlap[0])
-    inside = side_distances(priors.points[sites], boxes).amin(dim=-1) > 0
+    spread = overlap.std(dim=0) if len(locations) > 1 else torch.zeros_like(overlap[0])
+    inside = side_distances(anchors.points[locations], boxes).amin(dim=-1) > 0
     positive = inside & (overlap >= overlap.mean(dim=0) + spread)
 
-    claims = torch.full_like(distance, -1.0)
-    claims.scatter_(0, sites, torch.where(positive, overlap, -1.0))
-    best, index = claims.max(dim=1)
-    return torch.where(best >= 0, index, BACKGROUND)
+    best_iou = torch.full_like(distance, -1.0)
+    best_iou.scatter_(0, locations, torch.where(positive, overlap, -1.0))
+    highest, index = best_iou.max(dim=1)
+    return torch.where(highest >= 0, index, BACKGROUND)
 
 
 class ATSSCriterion(nn.Module):
     """Adaptive assignment, then the three losses of FCOS.
 
     Args:
-        num_candidates: sites per level and box that may become positive.
+        num_candidates: locations per level and box that may become positive.
         coding: of the predicted boxes.
         alpha, gamma: of the focal loss.
         box_weight: factor of the GIoU loss.
@@ -78,7 +78,7 @@ class ATSSCriterion(nn.Module):
         self,
         *,
         num_candidates: int,
-        coding: BoxCoding,
+        coding: BoxCoder,
         alpha: float,
         gamma: float,
         box_weight: float,
@@ -90,12 +90,12 @@ class ATSSCriterion(nn.Module):
         self.alpha, self.gamma, self.box_weight = alpha, gamma, box_weight
         self.count_empty = count_empty
 
-    def forward(self, prediction: Prediction, priors: Priors, targets: Sequence[Target]) -> dict[str, Tensor]:
-        """``loss_cls``, ``loss_box_reg``, ``loss_centerness``."""
-        matched = [assign_atss(priors, target["boxes"], self.num_candidates) for target in targets]
+    def forward(self, prediction: Prediction, anchors: Anchors, targets: Sequence[Target]) -> dict[str, Tensor]:
+        """`loss_cls`, `loss_box_reg`, `loss_centerness`."""
+        matched = [assign_atss(anchors, target["boxes"], self.num_candidates) for target in targets]
         return centerness_losses(
             prediction,
-            priors,
+            anchors,
             targets,
             torch.stack(matched),
             coding=self.coding,
@@ -109,14 +109,14 @@ class ATSSCriterion(nn.Module):
 class ATSS(DenseDetector):
     """Args: see conf/detector/atss.yaml, where every number stands with its source.
 
-    ``box_coding`` is ``"ltrb"``, distances from the point as in FCOS, or ``"delta"``, offsets from the
-    square anchor coded with ``delta_weights`` as in the ATSS authors' code. An image without positives then
-    counts as one positive, as in mmdet; with ``"ltrb"`` only a batch without any does, as in cvpods.
+    `box_coding` is `"ltrb"`, distances from the point as in FCOS, or `"delta"`, offsets from the
+    square anchor coded with `delta_weights` as in the ATSS authors' code. An image without positives then
+    counts as one positive, as in mmdet; with `"ltrb"` only a batch without any does, as in cvpods.
     """
 
     def __init__(
         self,
-        body: Body,
+        body: BackboneWithNeck,
         num_classes: int,
         *,
         transform: GeneralizedRCNNTransform,
@@ -140,7 +140,7 @@ class ATSS(DenseDetector):
         if len(delta_weights) != 4:
             raise UserError(f"delta_weights must be four numbers (x, y, width, height), got {list(delta_weights)}")
         x, y, width, height = delta_weights
-        coding = DistanceCoding() if box_coding == "ltrb" else DeltaCoding((x, y, width, height))
+        coding = LTRBCoder() if box_coding == "ltrb" else DeltaCoder((x, y, width, height))
         super().__init__(
             body,
             num_classes,
@@ -154,7 +154,7 @@ class ATSS(DenseDetector):
                 code="distance" if box_coding == "ltrb" else "delta",
                 deformable=deformable,
             ),
-            grid=PriorGrid(body.strides, scales=(anchor_scale,)),
+            grid=AnchorGrid(body.strides, scales=(anchor_scale,)),
             coding=coding,
             criterion=ATSSCriterion(
                 num_candidates=num_candidates,

@@ -4,18 +4,17 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 from torchvision.models.detection.transform import GeneralizedRCNNTransform
 from torchvision.ops import box_iou
 
-from ifpn.detectors.body import Body
-from ifpn.detectors.boxes import DistanceCoding, giou_loss, side_distances
+from ifpn.detectors.anchors import AnchorGrid, Anchors
+from ifpn.detectors.body import BackboneWithNeck
+from ifpn.detectors.boxes import LTRBCoder, giou_loss, side_distances
+from ifpn.detectors.contract import Target
 from ifpn.detectors.dense import DenseDetector
 from ifpn.detectors.heads import PointHead, Prediction
-from ifpn.detectors.normaliser import mean_over_ranks
+from ifpn.detectors.losses import bce_keep_nan, mean_over_ranks
 from ifpn.detectors.postprocess import Postprocess
-from ifpn.detectors.priors import PriorGrid, Priors
-from ifpn.detectors.targets import Target
 
 TINY = 1e-12  # of the authors' code: keeps empty bags and equal overlaps from dividing by zero
 
@@ -34,24 +33,12 @@ def positive_bag_loss(probability: Tensor, weight: Tensor) -> Tensor:
     confident = (3 * probability).exp() * weight
     share = confident / confident.sum(dim=0).clamp(min=TINY)
     bag = (share * probability).sum(dim=0).clamp(max=1)  # a weighted mean may exceed 1 by a rounding error
-    return cross_entropy(bag, 1.0)
+    return bce_keep_nan(bag, 1.0)
 
 
 def negative_bag_loss(probability: Tensor) -> Tensor:
     """p² * -ln(1 - p) of each element: focal loss of background, gamma 2; gradients flow through p² too."""
-    return probability**2 * cross_entropy(probability, 0.0)
-
-
-def cross_entropy(probability: Tensor, target: float) -> Tensor:
-    """Of each element with the constant ``target``; NaN for NaN.
-
-    torch's own ends the program there, on a GPU by a device assertion, before anybody could ask what is to be
-    done about a loss that is not finite.
-    """
-    known = ~probability.isnan()
-    wanted = torch.full_like(probability, target)
-    loss = F.binary_cross_entropy(torch.where(known, probability, 0.5), wanted, reduction="none")
-    return torch.where(known, loss, probability)
+    return probability**2 * bce_keep_nan(probability, 0.0)
 
 
 @torch.no_grad()
@@ -69,10 +56,12 @@ def negative_exemption(overlap: Tensor, inside: Tensor, labels: Tensor, num_clas
     Returns:
         (A, K) in 0..1.
     """
-    doubt = (1 / (1 - overlap).clamp(min=TINY))[:, None].expand(inside.shape)
-    low = doubt.masked_fill(~inside, torch.inf).amin(dim=0)
-    high = doubt.masked_fill(~inside, -torch.inf).amax(dim=0)
-    scaled = (doubt - low + TINY) / (high - low + TINY)  # infinite or NaN only where nothing is inside: not read
+    inverse_margin = (1 / (1 - overlap).clamp(min=TINY))[:, None].expand(inside.shape)
+    low = inverse_margin.masked_fill(~inside, torch.inf).amin(dim=0)
+    high = inverse_margin.masked_fill(~inside, -torch.inf).amax(dim=0)
+    scaled = (inverse_margin - low + TINY) / (
+        high - low + TINY
+    )  # infinite or NaN only where nothing is inside: not read
     # highest box index per (location, class), free of the undefined order of colliding writes on a GPU
     order = torch.where(inside, torch.arange(len(labels), device=labels.device), -1)
     winner = torch.full((len(inside), num_classes), -1, device=labels.device)
@@ -84,7 +73,7 @@ class AutoAssignCriterion(nn.Module):
     """Positive, negative and centre-prior loss.
 
     The centre prior of class c is a Gaussian of the distance between location and box centre in units of the
-    level's stride, with learned ``mu[c]`` and ``sigma[c]`` for x and y.
+    level's stride, with learned `mu[c]` and `sigma[c]` for x and y.
 
     Args:
         num_classes: K.
@@ -109,8 +98,8 @@ class AutoAssignCriterion(nn.Module):
         self.mu = nn.Parameter(torch.zeros(num_classes, 2))
         self.sigma = nn.Parameter(torch.ones(num_classes, 2))
 
-    def forward(self, prediction: Prediction, priors: Priors, targets: Sequence[Target]) -> dict[str, Tensor]:
-        """``loss_pos``, ``loss_neg``, ``loss_norm``; box codes are distances in pixels.
+    def forward(self, prediction: Prediction, anchors: Anchors, targets: Sequence[Target]) -> dict[str, Tensor]:
+        """`loss_pos`, `loss_neg`, `loss_norm`; box codes are distances in pixels.
 
         Normalisers are averages over the ranks: number of boxes (at least 1) for the positive loss, sum of
         the centre prior inside boxes (at least 1) for the negative one, number of images for the prior's own.
@@ -119,16 +108,16 @@ class AutoAssignCriterion(nn.Module):
             raise ValueError("the head predicts no objectness; use PointHead")
         objectness = prediction.quality_logits.sigmoid()
         joint = prediction.cls_logits.sigmoid() * objectness  # (N, A, K)
-        untouched = prediction.box_code[:0].sum() + self.mu[:0].sum() + self.sigma[:0].sum()  # 0, with gradients 0
-        positive, prior_loss, prior_sum, exemptions = [untouched], [untouched], [untouched.detach()], []
+        graph_anchor = prediction.box_code[:0].sum() + self.mu[:0].sum() + self.sigma[:0].sum()  # 0, with gradients 0
+        positive, prior_loss, prior_sum, exemptions = [graph_anchor], [graph_anchor], [graph_anchor.detach()], []
         for probability, code, target in zip(joint, prediction.box_code, targets, strict=True):
             boxes, labels = target["boxes"], target["labels"]
             if len(boxes) == 0:
                 exemptions.append(torch.zeros_like(probability))
                 continue
-            distances = side_distances(priors.points[:, None], boxes)  # (A, G, 4)
+            distances = side_distances(anchors.points[:, None], boxes)  # (A, G, 4)
             inside = distances.amin(dim=-1) > 0
-            weight = self.centre_prior(priors, boxes, labels) * inside
+            weight = self.centre_prior(anchors, boxes, labels) * inside
             loss = positive_bag_loss(probability[:, labels] * self._localised(code, distances), weight)
             positive.append(loss.sum())
             # boxes with no location at all cannot shape the prior: without this rule they would add 1e12 each
@@ -136,7 +125,7 @@ class AutoAssignCriterion(nn.Module):
             prior_loss.append(torch.where(inside.any(), share, weight.sum() * 0))
             prior_sum.append(weight.sum().detach())
 
-            decoded = DistanceCoding().decode(code.detach(), priors.points, priors.sizes)
+            decoded = LTRBCoder().decode(code.detach(), anchors.points, anchors.sizes)
             overlap = box_iou(decoded, boxes).amax(dim=1)
             exemptions.append(negative_exemption(overlap, inside, labels, probability.shape[1]))
 
@@ -152,10 +141,10 @@ class AutoAssignCriterion(nn.Module):
             "loss_norm": self.prior_weight * torch.stack(prior_loss).sum() / total[2],
         }
 
-    def centre_prior(self, priors: Priors, boxes: Tensor, labels: Tensor) -> Tensor:
+    def centre_prior(self, anchors: Anchors, boxes: Tensor, labels: Tensor) -> Tensor:
         """(A, G) prod over x, y of exp(-((location - centre) / stride - mu)² / (2 sigma²))."""
         centres = (boxes[:, :2] + boxes[:, 2:]) / 2
-        shift = (priors.points[:, None] - centres) / priors.strides[:, None, None] - self.mu[labels]
+        shift = (anchors.points[:, None] - centres) / anchors.strides[:, None, None] - self.mu[labels]
         return (-(shift**2) / (2 * self.sigma[labels] ** 2)).sum(dim=-1).exp()
 
     def _localised(self, code: Tensor, distances: Tensor) -> Tensor:
@@ -169,7 +158,7 @@ class AutoAssign(DenseDetector):
 
     def __init__(
         self,
-        body: Body,
+        body: BackboneWithNeck,
         num_classes: int,
         *,
         transform: GeneralizedRCNNTransform,
@@ -199,8 +188,8 @@ class AutoAssign(DenseDetector):
                 code="distance",
                 deformable=deformable,
             ),
-            grid=PriorGrid(body.strides),
-            coding=DistanceCoding(),
+            grid=AnchorGrid(body.strides),
+            coding=LTRBCoder(),
             criterion=AutoAssignCriterion(
                 num_classes,
                 box_weight=box_weight,

@@ -14,12 +14,12 @@ from ifpn.errors import UserError
 ExtraLevels = Literal["p5", "c5", "none"]
 
 
-class Body(nn.Module):
+class BackboneWithNeck(nn.Module):
     """Selects levels of a backbone, runs the neck over them and returns the pyramid, fine to coarse.
 
     Args:
-        backbone: (N, 3, H, W) -> ordered dict of maps; has ``levels``, {name: (channels, stride)}.
-        neck: ordered dict of the selected maps -> ordered dict of maps, all of ``out_channels`` channels;
+        backbone: (N, 3, H, W) -> ordered dict of maps; has `levels`, {name: (channels, stride)}.
+        neck: ordered dict of the selected maps -> ordered dict of maps, all of `out_channels` channels;
             extra, coarser levels come last.
         in_levels: names of the backbone's maps, fine to coarse.
         num_extra_levels: levels that the neck adds above the last one; each doubles the stride.
@@ -60,15 +60,15 @@ class Body(nn.Module):
         in_levels: Sequence[str],
         channels: int,
         extra_levels: ExtraLevels,
-    ) -> "Body":
+    ) -> "BackboneWithNeck":
         """Make the neck for the chosen levels.
 
         Args:
-            neck_factory: neck class (or partial) taking ``in_channels_list``, ``out_channels``,
-                ``extra_blocks``, ``extra_levels``.
+            neck_factory: neck class (or partial) taking `in_channels_list`, `out_channels`,
+                `extra_blocks`, `extra_levels`.
             channels: channels of every level of the pyramid.
-            extra_levels: where P6 and P7 come from: ``"p5"`` or ``"c5"``, strided convolutions of the neck;
-                ``"none"``, one level only, max-pooled from the neck's last output (Faster R-CNN's P6, used
+            extra_levels: where P6 and P7 come from: `"p5"` or `"c5"`, strided convolutions of the neck;
+                `"none"`, one level only, max-pooled from the neck's last output (Faster R-CNN's P6, used
                 by the RPN).
         """
         if extra_levels not in ("p5", "c5", "none"):

@@ -11,8 +11,8 @@ EPS = torch.finfo(torch.float32).eps  # smallest area that is divided by, as the
 MAX_LOG_RATIO = math.log(1000 / 16)  # a box may be 62.5 times its anchor: keeps exp finite (Faster R-CNN's usual bound)
 
 
-class BoxCoding(Protocol):
-    """Turns the four numbers that a head predicts at a site into a box."""
+class BoxCoder(Protocol):
+    """Turns the four numbers that a head predicts at a location into a box."""
 
     def decode(self, code: Tensor, points: Tensor, sizes: Tensor) -> Tensor:
         """code (..., 4), points (..., 2), sizes (..., 2) -> boxes (..., 4) xyxy."""
@@ -20,7 +20,7 @@ class BoxCoding(Protocol):
 
 
 @dataclass(frozen=True)
-class DistanceCoding:
+class LTRBCoder:
     """Left, top, right and bottom distance from the point to the box's sides, in pixels (FCOS)."""
 
     def decode(self, code: Tensor, points: Tensor, sizes: Tensor) -> Tensor:
@@ -29,8 +29,8 @@ class DistanceCoding:
 
 
 @dataclass(frozen=True)
-class DeltaCoding:
-    """Offsets from an anchor: ``w_xy * shift / anchor size`` and ``w_wh * ln(box size / anchor size)``.
+class DeltaCoder:
+    """Offsets from an anchor: `w_xy * shift / anchor size` and `w_wh * ln(box size / anchor size)`.
 
     Attributes:
         weights: (w_x, w_y, w_w, w_h), the inverse of the standard deviations that some codes list instead.
@@ -90,3 +90,6 @@ def giou_loss(a: Tensor, b: Tensor) -> Tensor:
     intersection, union = overlaps(a, b)
     hull = areas(torch.cat([torch.minimum(a[..., :2], b[..., :2]), torch.maximum(a[..., 2:], b[..., 2:])], dim=-1))
     return 1 - intersection / union.clamp(min=EPS) + (hull - union) / hull.clamp(min=EPS)
+
+
+BoxCoding, DistanceCoding, DeltaCoding = BoxCoder, LTRBCoder, DeltaCoder  # the names of 0.1, until 0.3

@@ -7,46 +7,46 @@ import torch
 from torch import Tensor, nn
 from torchvision.models.detection.transform import GeneralizedRCNNTransform
 
-from ifpn.detectors.body import Body
-from ifpn.detectors.boxes import BoxCoding
+from ifpn.detectors.anchors import AnchorGrid, Anchors
+from ifpn.detectors.body import BackboneWithNeck
+from ifpn.detectors.boxes import BoxCoder
+from ifpn.detectors.contract import Detection, Target, check_images, check_targets
 from ifpn.detectors.heads import Prediction
-from ifpn.detectors.postprocess import Detection, Postprocess, clip
-from ifpn.detectors.priors import PriorGrid, Priors
-from ifpn.detectors.targets import Target, checked_images, checked_targets
+from ifpn.detectors.postprocess import Postprocess, clip
 
 
 class Criterion(Protocol):
-    """Assignment of targets to sites, and the losses.
+    """Assignment of targets to locations, and the losses.
 
-    Called with predictions, priors and targets in pixels of the network's input; returns named scalar
+    Called with predictions, anchors and targets in pixels of the network's input; returns named scalar
     losses. Every parameter that the predictions depend on gets a gradient, whatever the targets hold.
     """
 
-    def __call__(self, prediction: Prediction, priors: Priors, targets: Sequence[Target]) -> dict[str, Tensor]: ...
+    def __call__(self, prediction: Prediction, anchors: Anchors, targets: Sequence[Target]) -> dict[str, Tensor]: ...
 
 
 class DenseDetector(nn.Module):
-    """Body -> head -> losses, or detections.
+    """BackboneWithNeck -> head -> losses, or detections.
 
     Args:
         body: images to pyramid.
         num_classes: K; labels are 0..K-1.
-        head: pyramid to :class:`Prediction`.
+        head: pyramid to `Prediction`.
         grid: where the head's predictions sit.
         coding: what its box codes mean.
-        criterion: an ``nn.Module`` that follows :class:`Criterion`.
+        criterion: an `nn.Module` that follows `Criterion`.
         postprocess: predictions to detections.
         transform: resizes, normalises and pads the images, and undoes the resizing of detected boxes.
     """
 
     def __init__(
         self,
-        body: Body,
+        body: BackboneWithNeck,
         num_classes: int,
         *,
         head: nn.Module,
-        grid: PriorGrid,
-        coding: BoxCoding,
+        grid: AnchorGrid,
+        coding: BoxCoder,
         criterion: nn.Module,
         postprocess: Postprocess,
         transform: GeneralizedRCNNTransform,
@@ -68,27 +68,27 @@ class DenseDetector(nn.Module):
 
         Args:
             images: (3, H, W) each, float 0..1, of any sizes.
-            targets: per image ``boxes`` (M, 4) xyxy in pixels of that image and ``labels`` (M,) in 0..K-1;
+            targets: per image `boxes` (M, 4) xyxy in pixels of that image and `labels` (M,) in 0..K-1;
                 other keys are ignored. M may be 0. Needed in training mode only.
 
         Returns:
-            Named scalar losses, or per image ``boxes`` (xyxy float32, pixels of the given image),
-            ``scores`` and ``labels``, best first.
+            Named scalar losses, or per image `boxes` (xyxy float32, pixels of the given image),
+            `scores` and `labels`, best first.
 
         Raises:
             ValueError, TypeError: images or targets of wrong shape, type or range.
         """
-        sizes = checked_images(images)
-        checked = checked_targets(targets, len(images), self.num_classes) if self.training else None
+        sizes = check_images(images)
+        checked = check_targets(targets, len(images), self.num_classes) if self.training else None
         batch, checked = self.transform(list(images), checked)
         pyramid = self.body(batch.tensors)
         prediction: Prediction = self.head(pyramid)
-        priors = self.grid.for_features(pyramid)
+        anchors = self.grid.for_features(pyramid)
         # losses and coordinates in float32: 1344 px or 1 / (1 - IoU) have no place in half precision
         with torch.autocast(device_type=batch.tensors.device.type, enabled=False):
             if checked is not None:
-                losses: dict[str, Tensor] = self.criterion(prediction, priors, checked)
+                losses: dict[str, Tensor] = self.criterion(prediction, anchors, checked)
                 return {**losses, **self.body.auxiliary_losses}
-            found = self.postprocess(prediction, priors, self.coding)
+            found = self.postprocess(prediction, anchors, self.coding)
         found = cast(list[Detection], self.transform.postprocess(found, batch.image_sizes, sizes))
         return clip(found, sizes)

@@ -6,17 +6,17 @@ from typing import cast
 from torch import Tensor, nn
 from torchvision.models.detection.transform import GeneralizedRCNNTransform
 
-from ifpn.detectors.body import Body
-from ifpn.detectors.postprocess import Detection, clip
-from ifpn.detectors.priors import PriorGrid
+from ifpn.detectors.anchors import AnchorGrid
+from ifpn.detectors.body import BackboneWithNeck
+from ifpn.detectors.contract import Detection, check_images, check_targets
+from ifpn.detectors.postprocess import clip
 from ifpn.detectors.roi import BoxHead
 from ifpn.detectors.rpn import ProposalNetwork
-from ifpn.detectors.targets import checked_images, checked_targets
 from ifpn.errors import UserError
 
 
 class FasterRCNN(nn.Module):
-    """Body -> proposals -> class and box of each proposal.
+    """BackboneWithNeck -> proposals -> class and box of each proposal.
 
     Proposals come from all levels of the body, P2 to P6; features are pooled from all but the last, which
     is only a max-pooled P5. Number arguments: see conf/detector/faster_rcnn.yaml, where each stands with
@@ -25,7 +25,7 @@ class FasterRCNN(nn.Module):
 
     def __init__(
         self,
-        body: Body,
+        body: BackboneWithNeck,
         num_classes: int,
         *,
         transform: GeneralizedRCNNTransform,
@@ -61,7 +61,7 @@ class FasterRCNN(nn.Module):
         self.transform = transform
         self.rpn = ProposalNetwork(
             body.out_channels,
-            PriorGrid(body.strides, tuple(anchor_scales), tuple(anchor_ratios)),
+            AnchorGrid(body.strides, tuple(anchor_scales), tuple(anchor_ratios)),
             foreground_iou=rpn_foreground_iou,
             background_iou=rpn_background_iou,
             batch_size_per_image=rpn_batch_size,
@@ -90,11 +90,11 @@ class FasterRCNN(nn.Module):
     ) -> dict[str, Tensor] | list[Detection]:
         """Losses in training mode, detections in evaluation mode.
 
-        Arguments, results and errors as :meth:`ifpn.detectors.DenseDetector.forward`; labels are 0..K-1
+        Arguments, results and errors as `DenseDetector.forward`; labels are 0..K-1
         here too, the background class stays inside.
         """
-        sizes = checked_images(images)
-        checked = checked_targets(targets, len(images), self.num_classes) if self.training else None
+        sizes = check_images(images)
+        checked = check_targets(targets, len(images), self.num_classes) if self.training else None
         if checked is not None:
             checked = [{"boxes": t["boxes"], "labels": t["labels"] + 1} for t in checked]
         batch, checked = self.transform(list(images), checked)

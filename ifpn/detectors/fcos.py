@@ -7,27 +7,27 @@ import torch
 from torch import Tensor, nn
 from torchvision.models.detection.transform import GeneralizedRCNNTransform
 
-from ifpn.detectors.body import Body
-from ifpn.detectors.boxes import DistanceCoding, areas
+from ifpn.detectors.anchors import AnchorGrid, Anchors
+from ifpn.detectors.body import BackboneWithNeck
+from ifpn.detectors.boxes import LTRBCoder, areas
 from ifpn.detectors.centerness import centerness_losses
+from ifpn.detectors.contract import Target
 from ifpn.detectors.dense import DenseDetector
 from ifpn.detectors.heads import PointHead, Prediction
 from ifpn.detectors.matching import BACKGROUND
 from ifpn.detectors.postprocess import Postprocess
-from ifpn.detectors.priors import PriorGrid, Priors
-from ifpn.detectors.targets import Target
 from ifpn.errors import UserError
 
 
-def assign_fcos(priors: Priors, boxes: Tensor, size_limits: Sequence[float], centre_radius: float | None) -> Tensor:
+def assign_fcos(anchors: Anchors, boxes: Tensor, size_limits: Sequence[float], centre_radius: float | None) -> Tensor:
     """Which box each point learns.
 
-    A point is positive for a box when it lies strictly inside (of the box's part within ``centre_radius``
+    A point is positive for a box when it lies strictly inside (of the box's part within `centre_radius`
     strides of the box's centre, if given) and the largest distance to the box's sides lies in its level's
     range, both ends included. Of several boxes it takes the smallest by area, the first of equal ones.
 
     Args:
-        priors: points of the L levels.
+        anchors: points of the L levels.
         boxes: (G, 4) xyxy; G may be 0.
         size_limits: L - 1 rising bounds in px: level l is for largest distances from limit l-1 to limit l.
         centre_radius: in strides; None for the whole box.
@@ -38,21 +38,21 @@ def assign_fcos(priors: Priors, boxes: Tensor, size_limits: Sequence[float], cen
     Raises:
         UserError: number of limits not L - 1.
     """
-    check_limits(size_limits, len(priors.level_sizes))
+    check_limits(size_limits, len(anchors.level_sizes))
     if len(boxes) == 0:
-        return torch.full_like(priors.strides, BACKGROUND, dtype=torch.int64)
+        return torch.full_like(anchors.strides, BACKGROUND, dtype=torch.int64)
     limits = boxes.new_tensor([-1.0, *size_limits, math.inf])
-    counts = torch.tensor(priors.level_sizes, device=boxes.device)
-    size = len(priors.points)
+    counts = torch.tensor(anchors.level_sizes, device=boxes.device)
+    size = len(anchors.points)
     lower = limits[:-1].repeat_interleave(counts, output_size=size)[:, None]
     upper = limits[1:].repeat_interleave(counts, output_size=size)[:, None]
 
-    points = priors.points[:, None]  # (A, 1, 2)
+    points = anchors.points[:, None]  # (A, 1, 2)
     low, high = boxes[:, :2], boxes[:, 2:]
     longest = torch.maximum(points - low, high - points).amax(dim=-1)  # (A, G)
     if centre_radius is not None:
         centre = (low + high) / 2
-        reach = (priors.strides * centre_radius)[:, None, None]
+        reach = (anchors.strides * centre_radius)[:, None, None]
         low, high = torch.maximum(centre - reach, low), torch.minimum(centre + reach, high)
     inside = ((points > low) & (points < high)).all(dim=-1)
     valid = inside & (longest >= lower) & (longest <= upper)
@@ -61,7 +61,7 @@ def assign_fcos(priors: Priors, boxes: Tensor, size_limits: Sequence[float], cen
 
 
 def check_limits(size_limits: Sequence[float], num_levels: int) -> None:
-    """Raises UserError unless there are ``num_levels - 1`` rising limits."""
+    """Raises UserError unless there are `num_levels - 1` rising limits."""
     if len(size_limits) != num_levels - 1 or list(size_limits) != sorted(set(size_limits)):
         raise UserError(
             f"size_limits {list(size_limits)} must have one bound between each two of the {num_levels} levels, rising"
@@ -92,15 +92,15 @@ class FCOSCriterion(nn.Module):
         self.centre_radius = centre_radius
         self.alpha, self.gamma, self.box_weight = alpha, gamma, box_weight
 
-    def forward(self, prediction: Prediction, priors: Priors, targets: Sequence[Target]) -> dict[str, Tensor]:
-        """``loss_cls``, ``loss_box_reg``, ``loss_centerness``; box codes are distances in pixels."""
-        matched = [assign_fcos(priors, t["boxes"], self.size_limits, self.centre_radius) for t in targets]
+    def forward(self, prediction: Prediction, anchors: Anchors, targets: Sequence[Target]) -> dict[str, Tensor]:
+        """`loss_cls`, `loss_box_reg`, `loss_centerness`; box codes are distances in pixels."""
+        matched = [assign_fcos(anchors, t["boxes"], self.size_limits, self.centre_radius) for t in targets]
         return centerness_losses(
             prediction,
-            priors,
+            anchors,
             targets,
             torch.stack(matched),
-            coding=DistanceCoding(),
+            coding=LTRBCoder(),
             alpha=self.alpha,
             gamma=self.gamma,
             box_weight=self.box_weight,
@@ -112,7 +112,7 @@ class FCOS(DenseDetector):
 
     def __init__(
         self,
-        body: Body,
+        body: BackboneWithNeck,
         num_classes: int,
         *,
         transform: GeneralizedRCNNTransform,
@@ -143,8 +143,8 @@ class FCOS(DenseDetector):
                 code="distance",
                 deformable=deformable,
             ),
-            grid=PriorGrid(body.strides),
-            coding=DistanceCoding(),
+            grid=AnchorGrid(body.strides),
+            coding=LTRBCoder(),
             criterion=FCOSCriterion(
                 size_limits=size_limits,
                 centre_radius=centre_radius,

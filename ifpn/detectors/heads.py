@@ -1,6 +1,6 @@
 """What turns pyramid levels into predictions: towers and predictors shared by all levels.
 
-Two heads: :class:`RetinaHead` (anchors, no normalisation layers) and :class:`PointHead` (one prediction
+Two heads: `RetinaHead` (anchors, no normalisation layers) and `PointHead` (one prediction
 per cell, group normalisation, a learned scale per level and a quality branch) for FCOS, ATSS and AutoAssign.
 """
 
@@ -16,7 +16,7 @@ from ifpn.layers.norm import group_norm
 
 
 class Prediction(NamedTuple):
-    """Raw predictions at the A sites of all levels, float32.
+    """Raw predictions at the A locations of all levels, float32.
 
     Attributes:
         cls_logits: (N, A, K) one logit per class.
@@ -30,9 +30,9 @@ class Prediction(NamedTuple):
 
 
 class Tower(nn.Sequential):
-    """``num_convs`` times [3x3 convolution, GroupNorm if ``norm``, ReLU], channels unchanged.
+    """`num_convs` times [3x3 convolution, GroupNorm if `norm`, ReLU], channels unchanged.
 
-    With ``deformable`` the last convolution is a modulated deformable one (as ATSS and PAA in their large
+    With `deformable` the last convolution is a modulated deformable one (as ATSS and PAA in their large
     models).
     """
 
@@ -80,7 +80,7 @@ class RetinaHead(nn.Module):
         init_head(self, self.cls, prior)
 
     def forward(self, pyramid: list[Tensor]) -> Prediction:
-        """[(N, C, H_l, W_l)] -> predictions, sites ordered (level, row, column, anchor)."""
+        """[(N, C, H_l, W_l)] -> predictions, locations ordered (level, row, column, anchor)."""
         cls = [flatten(self.cls(self.cls_tower(level)), self.num_classes) for level in pyramid]
         box = [flatten(self.box(self.box_tower(level)), 4) for level in pyramid]
         return Prediction(torch.cat(cls, dim=1).float(), torch.cat(box, dim=1).float(), None)
@@ -96,8 +96,8 @@ class PointHead(nn.Module):
         num_convs: convolutions of each tower.
         prior: probability that every class starts with.
         box_bias: initial bias of the box predictor.
-        code: ``"distance"``: box code = ReLU(scale_l * x) * stride_l, distances in pixels to the four sides;
-            ``"delta"``: box code = scale_l * x, offsets from an anchor.
+        code: `"distance"`: box code = ReLU(scale_l * x) * stride_l, distances in pixels to the four sides;
+            `"delta"`: box code = scale_l * x, offsets from an anchor.
         deformable: last convolution of both towers deformable.
     """
 
@@ -127,7 +127,7 @@ class PointHead(nn.Module):
         nn.init.constant_(self.box.bias, box_bias)  # type: ignore[arg-type]  # made with a bias above
 
     def forward(self, pyramid: list[Tensor]) -> Prediction:
-        """[(N, C, H_l, W_l)] -> predictions, sites ordered (level, row, column)."""
+        """[(N, C, H_l, W_l)] -> predictions, locations ordered (level, row, column)."""
         cls, box, quality = [], [], []
         for level, scale, stride in zip(pyramid, self.scales, self.strides, strict=True):
             cls.append(flatten(self.cls(self.cls_tower(level)), self.num_classes))
@@ -145,7 +145,7 @@ def flatten(level: Tensor, last: int) -> Tensor:
 
 
 def init_head(head: nn.Module, cls: nn.Conv2d, prior: float) -> None:
-    """Weights N(0, 0.01), biases 0; ``cls`` starts at probability ``prior`` (Lin et al. 2017, Sec. 4.1).
+    """Weights N(0, 0.01), biases 0; `cls` starts at probability `prior` (Lin et al. 2017, Sec. 4.1).
 
     Raises:
         UserError: prior not strictly between 0 and 1.

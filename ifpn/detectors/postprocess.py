@@ -2,40 +2,33 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, TypedDict
+from typing import Literal
 
 import torch
 from torch import Tensor
 from torchvision.ops import batched_nms, clip_boxes_to_image
 
-from ifpn.detectors.boxes import BoxCoding
+from ifpn.detectors.anchors import Anchors
+from ifpn.detectors.boxes import BoxCoder
+from ifpn.detectors.contract import Detection
 from ifpn.detectors.heads import Prediction
-from ifpn.detectors.priors import Priors
 
 Score = Literal["class", "sqrt_quality", "quality"]
 
 
-class Detection(TypedDict):
-    """One image's result, best first: boxes (M, 4) xyxy in pixels, scores (M,), labels (M,) in 0..K-1."""
-
-    boxes: Tensor
-    scores: Tensor
-    labels: Tensor
-
-
 @dataclass(frozen=True)
 class Postprocess:
-    """Threshold, best ``top_k`` of each level, class-wise NMS, best ``max_detections`` of the image.
+    """Threshold, best `top_k` of each level, class-wise NMS, best `max_detections` of the image.
 
     Boxes are not clipped before NMS (that is done once they are back in the image's own pixels,
-    :func:`clip`).
+    `clip`).
 
     Attributes:
-        score: what ranks a (site, class) pair. ``"class"``: p = sigmoid(cls). ``"sqrt_quality"``:
-            threshold and top-k on p, final score sqrt(p * sigmoid(quality)) (FCOS, ATSS). ``"quality"``: p
+        score: what ranks a (location, class) pair. `"class"`: p = sigmoid(cls). `"sqrt_quality"`:
+            threshold and top-k on p, final score sqrt(p * sigmoid(quality)) (FCOS, ATSS). `"quality"`: p
             * sigmoid(quality) throughout (AutoAssign).
         score_threshold: pairs must score above this.
-        top_k: pairs kept per level; never more than the level has sites. Ties: the first in memory.
+        top_k: pairs kept per level; never more than the level has locations. Ties: the first in memory.
         nms_threshold: IoU above which the weaker of two boxes of a class goes.
         max_detections: boxes kept per image.
     """
@@ -51,15 +44,15 @@ class Postprocess:
             raise ValueError(f"score must be 'class', 'sqrt_quality' or 'quality', got {self.score!r}")
 
     @torch.no_grad()
-    def __call__(self, prediction: Prediction, priors: Priors, coding: BoxCoding) -> list[Detection]:
+    def __call__(self, prediction: Prediction, anchors: Anchors, coding: BoxCoder) -> list[Detection]:
         """Detections in pixels of the network's input, not clipped."""
         if self.score != "class" and prediction.quality_logits is None:
             raise ValueError(f"score={self.score!r} needs a head with a quality branch")
-        boxes = coding.decode(prediction.box_code, priors.points, priors.sizes)
+        boxes = coding.decode(prediction.box_code, anchors.points, anchors.sizes)
         cls = prediction.cls_logits.sigmoid()
         quality = None if prediction.quality_logits is None else prediction.quality_logits.sigmoid()
         return [
-            self._image(cls[i], None if quality is None else quality[i], boxes[i], priors.level_sizes)
+            self._image(cls[i], None if quality is None else quality[i], boxes[i], anchors.level_sizes)
             for i in range(len(boxes))
         ]
 
@@ -75,11 +68,11 @@ class Postprocess:
             chosen.append(index[best] + start * num_classes)
             start += size
         pairs = torch.cat(chosen)
-        sites, labels = pairs // num_classes, pairs % num_classes
+        locations, labels = pairs // num_classes, pairs % num_classes
         scores = rank.flatten()[pairs]
         if quality is not None and self.score == "sqrt_quality":
-            scores = (scores * quality[sites, 0]).sqrt()
-        boxes = boxes[sites]
+            scores = (scores * quality[locations, 0]).sqrt()
+        boxes = boxes[locations]
         keep = self._nms(boxes, scores, labels)
         return {"boxes": boxes[keep], "scores": scores[keep], "labels": labels[keep]}
 

@@ -8,15 +8,15 @@ from torch.nn import functional as F
 from torchvision.models.detection.transform import GeneralizedRCNNTransform
 from torchvision.ops import box_iou, sigmoid_focal_loss
 
-from ifpn.detectors.body import Body
-from ifpn.detectors.boxes import DeltaCoding
+from ifpn.detectors.anchors import AnchorGrid, Anchors
+from ifpn.detectors.body import BackboneWithNeck
+from ifpn.detectors.boxes import DeltaCoder
+from ifpn.detectors.contract import Target
 from ifpn.detectors.dense import DenseDetector
 from ifpn.detectors.heads import Prediction, RetinaHead
+from ifpn.detectors.losses import mean_over_ranks
 from ifpn.detectors.matching import IGNORED, gather_matches, match_anchors
-from ifpn.detectors.normaliser import mean_over_ranks
 from ifpn.detectors.postprocess import Postprocess
-from ifpn.detectors.priors import PriorGrid, Priors
-from ifpn.detectors.targets import Target
 
 
 class RetinaNetCriterion(nn.Module):
@@ -41,7 +41,7 @@ class RetinaNetCriterion(nn.Module):
     def __init__(
         self,
         *,
-        coding: DeltaCoding,
+        coding: DeltaCoder,
         background_iou: float,
         foreground_iou: float,
         alpha: float,
@@ -56,22 +56,22 @@ class RetinaNetCriterion(nn.Module):
         self.momentum = momentum
         self.register_buffer("positives_per_image", torch.tensor(float(initial_positives)))
 
-    def match(self, priors: Priors, boxes: Tensor) -> Tensor:
+    def match(self, anchors: Anchors, boxes: Tensor) -> Tensor:
         """(G, 4) -> (A,) index of each anchor's box, -1 for background, -2 for ignored."""
-        return match_anchors(box_iou(boxes, priors.boxes), self.background_iou, self.foreground_iou, low_quality=True)
+        return match_anchors(box_iou(boxes, anchors.boxes), self.background_iou, self.foreground_iou, low_quality=True)
 
-    def forward(self, prediction: Prediction, priors: Priors, targets: Sequence[Target]) -> dict[str, Tensor]:
-        """``loss_cls``, ``loss_box_reg``; box codes are offsets from the anchors."""
-        matched = torch.stack([self.match(priors, target["boxes"]) for target in targets])
-        images, sites, boxes, labels = gather_matches(matched, targets)
-        normaliser = self._normaliser(len(sites), len(targets), boxes)
+    def forward(self, prediction: Prediction, anchors: Anchors, targets: Sequence[Target]) -> dict[str, Tensor]:
+        """`loss_cls`, `loss_box_reg`; box codes are offsets from the anchors."""
+        matched = torch.stack([self.match(anchors, target["boxes"]) for target in targets])
+        images, locations, boxes, labels = gather_matches(matched, targets)
+        normaliser = self._normaliser(len(locations), len(targets), boxes)
 
         classes = torch.zeros_like(prediction.cls_logits)
-        classes[images, sites, labels] = 1
+        classes[images, locations, labels] = 1
         focal = sigmoid_focal_loss(prediction.cls_logits, classes, alpha=self.alpha, gamma=self.gamma)
         focal = (focal * (matched != IGNORED)[..., None]).sum()
-        code = self.coding.encode(boxes, priors.points[sites], priors.sizes[sites])
-        distance = F.l1_loss(prediction.box_code[images, sites], code, reduction="sum")
+        code = self.coding.encode(boxes, anchors.points[locations], anchors.sizes[locations])
+        distance = F.l1_loss(prediction.box_code[images, locations], code, reduction="sum")
         return {"loss_cls": focal / normaliser, "loss_box_reg": distance / normaliser}
 
     @torch.no_grad()
@@ -89,7 +89,7 @@ class RetinaNet(DenseDetector):
 
     def __init__(
         self,
-        body: Body,
+        body: BackboneWithNeck,
         num_classes: int,
         *,
         transform: GeneralizedRCNNTransform,
@@ -109,8 +109,8 @@ class RetinaNet(DenseDetector):
         nms_threshold: float,
         max_detections: int,
     ) -> None:
-        grid = PriorGrid(body.strides, tuple(anchor_scales), tuple(anchor_ratios))
-        coding = DeltaCoding((1.0, 1.0, 1.0, 1.0))
+        grid = AnchorGrid(body.strides, tuple(anchor_scales), tuple(anchor_ratios))
+        coding = DeltaCoder((1.0, 1.0, 1.0, 1.0))
         super().__init__(
             body,
             num_classes,

@@ -11,9 +11,8 @@ from torchvision.models.detection.roi_heads import RoIHeads
 from torchvision.ops import roi_align
 
 from ifpn.detectors.boxes import areas
-from ifpn.detectors.normaliser import mean_over_ranks
-from ifpn.detectors.postprocess import Detection
-from ifpn.detectors.targets import Target
+from ifpn.detectors.contract import Detection, Target
+from ifpn.detectors.losses import mean_over_ranks
 
 CANONICAL_SIZE = 224  # px: a proposal of this side is pooled from level 4, stride 16 (FPN, Eq. 1)
 CANONICAL_LEVEL = 4
@@ -23,7 +22,7 @@ class PyramidRoIAlign(nn.Module):
     """RoIAlign from the level that fits each proposal: floor(4 + log2(side / 224)) (FPN, Eq. 1).
 
     Sampling points are aligned (half a pixel shifted) and as many as the bin has cells, unlike torchvision's
-    ``MultiScaleRoIAlign``; scales are the exact inverse of the strides.
+    `MultiScaleRoIAlign`; scales are the exact inverse of the strides.
 
     Args:
         strides: of the levels to pool from, rising, powers of 2.
@@ -62,7 +61,7 @@ class PyramidRoIAlign(nn.Module):
 class BoxHead(RoIHeads):  # type: ignore[misc]  # torchvision ships no types
     """torchvision's RoI heads with L1, class-specific boxes and normalisers over the global batch.
 
-    Labels are 0 for background and 1..K for classes here; :class:`ifpn.detectors.FasterRCNN` shifts them.
+    Labels are 0 for background and 1..K for classes here; `FasterRCNN` shifts them.
 
     Args:
         channels: channels of the pyramid.

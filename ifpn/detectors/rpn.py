@@ -6,18 +6,18 @@ from torch.nn import functional as F
 from torchvision.models.detection.image_list import ImageList
 from torchvision.models.detection.rpn import RegionProposalNetwork, RPNHead
 
+from ifpn.detectors.anchors import AnchorGrid
 from ifpn.detectors.matching import match_anchors
-from ifpn.detectors.priors import PriorGrid
 
 
-class AnchorsOfImages(nn.Module):
+class AnchorAdapter(nn.Module):
     """The anchors of a grid in the form that torchvision's proposal network asks for.
 
     torchvision's own generator divides the padded image by the map's size to get the stride: 61 instead of
     64 px on the sixth level of an 800 x 1344 image.
     """
 
-    def __init__(self, grid: PriorGrid) -> None:
+    def __init__(self, grid: AnchorGrid) -> None:
         super().__init__()
         self.grid = grid
 
@@ -52,7 +52,7 @@ class ProposalHead(RPNHead):  # type: ignore[misc]  # torchvision ships no types
 class ProposalNetwork(RegionProposalNetwork):  # type: ignore[misc]  # torchvision ships no types
     """torchvision's region proposal network with the losses of cvpods.
 
-    Both losses are sums divided by ``batch_size_per_image * N``, a constant, so that neither images with
+    Both losses are sums divided by `batch_size_per_image * N`, a constant, so that neither images with
     few anchors to sample nor the split of a batch over processes changes the weight of a sample. Box loss:
     L1.
 
@@ -70,7 +70,7 @@ class ProposalNetwork(RegionProposalNetwork):  # type: ignore[misc]  # torchvisi
     def __init__(
         self,
         channels: int,
-        grid: PriorGrid,
+        grid: AnchorGrid,
         *,
         foreground_iou: float,
         background_iou: float,
@@ -81,7 +81,7 @@ class ProposalNetwork(RegionProposalNetwork):  # type: ignore[misc]  # torchvisi
         nms_threshold: float,
     ) -> None:
         super().__init__(
-            AnchorsOfImages(grid),
+            AnchorAdapter(grid),
             ProposalHead(channels, grid.per_cell),
             foreground_iou,
             background_iou,

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from ifpn.cli.check_data import main
-from ifpn.data import Augment, DataError, DetectionData, Reading
+from ifpn.data import Augment, DataError, DetectionData, ImageReading
 from ifpn.data.check import check_split, shared_files
 from ifpn.errors import ConfigError
 from ifpn.plots.dataset import as_json, as_text, draw_page
@@ -68,9 +68,9 @@ def test_quick_check_refuses_missing_files_before_training(coco_folder: Callable
     options = {"batch_size": 1, "seed": 0, "workers": 0}
     with pytest.raises(DataError, match=r"1 of 4 image files are not in .*'3\.jpg'.*on_bad_image=skip"):
         DetectionData(root, **options).setup("fit")
-    DetectionData(root, **options, reading=Reading("skip")).setup("fit")
+    DetectionData(root, **options, reading=ImageReading("skip")).setup("fit")
     with pytest.raises(DataError, match="max_bad=0"):
-        DetectionData(root, **options, reading=Reading("skip", max_bad=0)).setup("fit")
+        DetectionData(root, **options, reading=ImageReading("skip", max_bad=0)).setup("fit")
     DetectionData(root, **options, check=False).setup("fit")
 
 

@@ -15,8 +15,8 @@ from torchvision.models.detection.transform import GeneralizedRCNNTransform
 from torchvision.ops import FeaturePyramidNetwork
 from torchvision.ops.feature_pyramid_network import LastLevelP6P7
 
-from ifpn.detectors import Body
-from ifpn.detectors.priors import PriorGrid, Priors
+from ifpn.detectors import BackboneWithNeck
+from ifpn.detectors.anchors import AnchorGrid, Anchors
 
 ROOT = Path(__file__).resolve().parents[2]
 GOLDEN = ROOT / "tests" / "golden"
@@ -80,7 +80,7 @@ def make_detector(
     in_levels, extra_levels = config.pop("in_levels"), config.pop("extra_levels")
     config.update({"num_convs": 1} if name in DENSE else {"hidden": 32})
     config.update(changes)
-    body = Body.build(TinyBackbone(), neck, in_levels, channels, extra_levels)
+    body = BackboneWithNeck.build(TinyBackbone(), neck, in_levels, channels, extra_levels)
     transform = GeneralizedRCNNTransform(image_size, 2 * image_size, [0.5] * 3, [0.5] * 3)
     return instantiate(config)(body=body, num_classes=num_classes, transform=transform)
 
@@ -92,11 +92,11 @@ def make_target(boxes: list[list[float]], labels: list[int]) -> dict[str, Tensor
     }
 
 
-def make_priors(name: str, sizes: list[tuple[int, int]], strides: tuple[int, ...] = STRIDES) -> Priors:
-    """The prediction sites of a detector, for levels of the given (rows, columns)."""
+def make_anchors(name: str, sizes: list[tuple[int, int]], strides: tuple[int, ...] = STRIDES) -> Anchors:
+    """The prediction locations of a detector, for levels of the given (rows, columns)."""
     config = numbers(name)
     scales = config.get("anchor_scales", [config.get("anchor_scale", 1.0)])
-    return PriorGrid(strides, tuple(scales), tuple(config.get("anchor_ratios", [1.0]))).build(sizes)
+    return AnchorGrid(strides, tuple(scales), tuple(config.get("anchor_ratios", [1.0]))).build(sizes)
 
 
 def arrays(name: str) -> dict[str, Tensor]:

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from ifpn.detectors import Body
+from ifpn.detectors import BackboneWithNeck
 from tests.detectors.cases import TinyBackbone, TorchvisionFPN
 
 
@@ -24,7 +24,7 @@ class Recorder(nn.Module):
 
 @pytest.mark.parametrize("extra_levels", ["p5", "c5"])
 def test_five_levels_of_exact_strides(extra_levels: str) -> None:
-    body = Body.build(TinyBackbone(), TorchvisionFPN, ["c3", "c4", "c5"], 16, extra_levels)
+    body = BackboneWithNeck.build(TinyBackbone(), TorchvisionFPN, ["c3", "c4", "c5"], 16, extra_levels)
     assert body.strides == (8, 16, 32, 64, 128)
     assert body.out_channels == 16
     sizes = [tuple(level.shape[1:]) for level in body(torch.rand(1, 3, 160, 224))]
@@ -32,14 +32,14 @@ def test_five_levels_of_exact_strides(extra_levels: str) -> None:
 
 
 def test_pooled_level_of_faster_rcnn() -> None:
-    body = Body.build(TinyBackbone(), TorchvisionFPN, ["c2", "c3", "c4", "c5"], 16, "none")
+    body = BackboneWithNeck.build(TinyBackbone(), TorchvisionFPN, ["c2", "c3", "c4", "c5"], 16, "none")
     assert body.strides == (4, 8, 16, 32, 64)
     pyramid = body(torch.rand(1, 3, 96, 160))
     assert torch.equal(pyramid[4], pyramid[3][:, :, ::2, ::2])
 
 
 def test_the_neck_is_told_what_it_needs() -> None:
-    body = Body.build(TinyBackbone(), Recorder, ["c3", "c4"], 24, "c5")
+    body = BackboneWithNeck.build(TinyBackbone(), Recorder, ["c3", "c4"], 24, "c5")
     assert body.neck.made_with == {
         "in_channels_list": [16, 24],
         "out_channels": 24,
@@ -50,25 +50,25 @@ def test_the_neck_is_told_what_it_needs() -> None:
 
 def test_missing_levels_are_refused() -> None:
     with pytest.raises(ValueError, match=r"c6.*the backbone has \['c2'"):
-        Body(TinyBackbone(), Recorder(), ["c5", "c6"])
+        BackboneWithNeck(TinyBackbone(), Recorder(), ["c5", "c6"])
     with pytest.raises(ValueError, match="choose from these"):
-        Body(TinyBackbone(), Recorder(), [])
+        BackboneWithNeck(TinyBackbone(), Recorder(), [])
 
 
 def test_levels_must_double() -> None:
     with pytest.raises(ValueError, match=r"\[8, 32, 64, 128\]"):
-        Body(TinyBackbone(), Recorder(), ["c3", "c5"])
+        BackboneWithNeck(TinyBackbone(), Recorder(), ["c3", "c5"])
 
 
 def test_unknown_extra_levels_are_refused() -> None:
     with pytest.raises(ValueError, match="'p5', 'c5' or 'none'"):
-        Body.build(TinyBackbone(), Recorder, ["c3"], 16, "p6")
+        BackboneWithNeck.build(TinyBackbone(), Recorder, ["c3"], 16, "p6")
 
 
 def test_a_neck_that_returns_other_levels_is_refused() -> None:
     with pytest.raises(ValueError, match=r"must have sizes.*returned \[\(8, 8\)\]"):
-        Body(TinyBackbone(), Recorder(), ["c3"])(torch.rand(1, 3, 64, 64))
+        BackboneWithNeck(TinyBackbone(), Recorder(), ["c3"])(torch.rand(1, 3, 64, 64))
 
 
 def test_necks_without_auxiliary_losses() -> None:
-    assert Body(TinyBackbone(), Recorder(), ["c3"]).auxiliary_losses == {}
+    assert BackboneWithNeck(TinyBackbone(), Recorder(), ["c3"]).auxiliary_losses == {}

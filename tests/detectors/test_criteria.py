@@ -11,9 +11,9 @@ from torch.testing import assert_close
 
 from ifpn.detectors.boxes import giou_loss
 from ifpn.detectors.heads import Prediction
-from ifpn.detectors.normaliser import mean_over_ranks
+from ifpn.detectors.losses import mean_over_ranks
 from ifpn.detectors.postprocess import Postprocess, clip
-from tests.detectors.cases import DENSE, make_detector, make_priors, make_target
+from tests.detectors.cases import DENSE, make_anchors, make_detector, make_target
 
 SIZES = [(16, 12), (8, 6), (4, 3), (2, 2), (1, 1)]  # 128 x 96 px
 KINDS = (*DENSE, "atss_delta")
@@ -28,10 +28,10 @@ def criterion_of(kind: str, num_classes: int) -> nn.Module:
 def random_prediction(kind: str, num_classes: int, images: int = 2, *, scale: float = 1.0, seed: int = 0) -> Prediction:
     """Logits of the given scale; distances of some 50 px times the scale, never negative."""
     generator = torch.Generator().manual_seed(seed)
-    priors = make_priors(kind.partition("_")[0], SIZES)
+    anchors = make_anchors(kind.partition("_")[0], SIZES)
 
     def normal(last: int) -> Tensor:
-        return torch.randn(images, len(priors.points), last, generator=generator) * scale
+        return torch.randn(images, len(anchors.points), last, generator=generator) * scale
 
     box = normal(4) if kind in ("retina", "atss_delta") else (normal(4) * 50).relu()
     quality = None if kind == "retina" else normal(1).requires_grad_()
@@ -39,7 +39,7 @@ def random_prediction(kind: str, num_classes: int, images: int = 2, *, scale: fl
 
 
 def run(kind: str, criterion: nn.Module, prediction: Prediction, targets: list[dict[str, Tensor]]) -> dict[str, Tensor]:
-    return criterion(prediction, make_priors(kind.partition("_")[0], SIZES), targets)
+    return criterion(prediction, make_anchors(kind.partition("_")[0], SIZES), targets)
 
 
 @st.composite
@@ -110,10 +110,10 @@ def test_order_of_boxes_does_not_change_losses(kind: str) -> None:
 
 @pytest.mark.parametrize("kind", ["fcos", "atss", "autoassign"])
 def test_a_perfect_prediction_has_almost_no_loss(kind: str) -> None:
-    """All sites inside the box predict it; sure of its class inside, of background outside."""
+    """All locations inside the box predict it; sure of its class inside, of background outside."""
     box, label = torch.tensor([10.0, 10.0, 60.0, 70.0]), 1
-    priors = make_priors(kind, SIZES)
-    distances = torch.cat([priors.points - box[:2], box[2:] - priors.points], dim=1)
+    anchors = make_anchors(kind, SIZES)
+    distances = torch.cat([anchors.points - box[:2], box[2:] - anchors.points], dim=1)
     criterion = criterion_of(kind, 3)
     inside = distances.amin(dim=1) > 0
     logits = torch.full((1, len(distances), 3), -20.0)
@@ -142,9 +142,9 @@ def test_autoassign_without_any_location_inside() -> None:
 def test_flips_of_image_and_boxes_do_not_change_autoassign(x: bool, y: bool) -> None:
     """256 px in levels of 33, 17, 9, 5 and 3 points a side, all symmetric about 128; sigma away from 1, mu 0."""
     cells, side = (33, 17, 9, 5, 3), 256.0
-    priors = make_priors("autoassign", [(n, n) for n in cells])
+    anchors = make_anchors("autoassign", [(n, n) for n in cells])
     generator = torch.Generator().manual_seed(3)
-    shape = (1, len(priors.points))
+    shape = (1, len(anchors.points))
     cls, quality = (torch.randn(*shape, last, generator=generator) for last in (3, 1))
     prediction = Prediction(cls, (torch.randn(*shape, 4, generator=generator) * 50).relu(), quality)
     boxes = torch.tensor([[10.0, 12, 60, 71], [30, 5, 190, 100], [20, 30, 200, 250], [101, 99, 103, 102]])
@@ -160,8 +160,8 @@ def test_flips_of_image_and_boxes_do_not_change_autoassign(x: bool, y: bool) -> 
     criterion, labels = criterion_of("autoassign", 3), torch.tensor([0, 2, 0, 1])
     with torch.no_grad():
         criterion.sigma.copy_(torch.tensor([[0.5, 2.0], [1.0, 1.5], [3.0, 0.7]]))
-    one = criterion(prediction, priors, [{"boxes": boxes, "labels": labels}])
-    two = criterion(other, priors, [{"boxes": mirrored, "labels": labels}])
+    one = criterion(prediction, anchors, [{"boxes": boxes, "labels": labels}])
+    two = criterion(other, anchors, [{"boxes": mirrored, "labels": labels}])
     for key, loss in one.items():
         assert_close(two[key], loss, rtol=1e-5, atol=1e-6)  # sums in another order
         assert loss > 0
@@ -214,8 +214,8 @@ def test_scores(score: str, expected: list[float]) -> None:
     """Threshold 0.05 on the class alone for sqrt_quality (0.1 passes), on the product for quality (not)."""
     boxes = [[0.0, 0, 9, 9], [20, 20, 29, 29], [40, 40, 49, 49]]
     prediction, coding = fixed_prediction([[0.9], [0.1], [0.04]], boxes)
-    priors = make_priors("fcos", [(1, 3)], strides=(8,))
-    (found,) = Postprocess(score, 0.05, 1000, 0.6, 100)(prediction, priors, coding)
+    anchors = make_anchors("fcos", [(1, 3)], strides=(8,))
+    (found,) = Postprocess(score, 0.05, 1000, 0.6, 100)(prediction, anchors, coding)
     assert_close(found["scores"], torch.tensor(expected))
 
 
@@ -223,8 +223,8 @@ def test_suppression_is_per_class_also_left_of_the_image() -> None:
     """Boxes are not clipped yet; the second lies one class shift of torchvision's NMS before the first."""
     boxes = [[900.0, 0, 1000, 100], [-101.0, -1001, -1, -901], [905.0, 0, 1000, 100]]
     prediction, coding = fixed_prediction([[0.9, 0.01], [0.01, 0.8], [0.7, 0.01]], boxes)
-    priors = make_priors("fcos", [(1, 3)], strides=(8,))
-    (found,) = Postprocess("class", 0.05, 1000, 0.6, 100)(prediction, priors, coding)
+    anchors = make_anchors("fcos", [(1, 3)], strides=(8,))
+    (found,) = Postprocess("class", 0.05, 1000, 0.6, 100)(prediction, anchors, coding)
     assert found["labels"].tolist() == [0, 1]  # the third overlaps the first, of its own class
     assert_close(found["boxes"], torch.tensor(boxes[:2]))
 
@@ -232,11 +232,11 @@ def test_suppression_is_per_class_also_left_of_the_image() -> None:
 def test_top_k_per_level_and_maximum() -> None:
     boxes = [[20.0 * i, 0, 20 * i + 9, 9] for i in range(6)]
     prediction, coding = fixed_prediction([[0.9 - 0.1 * i, 0.2] for i in range(6)], boxes)
-    priors = make_priors("fcos", [(1, 4), (1, 2)], strides=(8, 16))
-    (found,) = Postprocess("class", 0.05, 3, 0.6, 100)(prediction, priors, coding)
-    # the best 3 of the first level; the second has two sites, so two
+    anchors = make_anchors("fcos", [(1, 4), (1, 2)], strides=(8, 16))
+    (found,) = Postprocess("class", 0.05, 3, 0.6, 100)(prediction, anchors, coding)
+    # the best 3 of the first level; the second has two locations, so two
     assert_close(found["scores"], torch.tensor([0.9, 0.8, 0.7, 0.5, 0.4]))
-    (found,) = Postprocess("class", 0.05, 3, 0.6, 2)(prediction, priors, coding)
+    (found,) = Postprocess("class", 0.05, 3, 0.6, 2)(prediction, anchors, coding)
     assert_close(found["scores"], torch.tensor([0.9, 0.8]))
 
 

@@ -10,16 +10,16 @@ from torch.testing import assert_close
 from torchvision.ops import sigmoid_focal_loss
 
 from ifpn.detectors import ATSSCriterion, AutoAssignCriterion, FCOSCriterion, RetinaNetCriterion
+from ifpn.detectors.anchors import Anchors
 from ifpn.detectors.atss import assign_atss
 from ifpn.detectors.autoassign import negative_bag_loss, positive_bag_loss
-from ifpn.detectors.boxes import DeltaCoding, DistanceCoding, giou_loss, iou, side_distances
+from ifpn.detectors.boxes import DeltaCoder, LTRBCoder, giou_loss, iou, side_distances
 from ifpn.detectors.centerness import centerness
 from ifpn.detectors.fcos import assign_fcos
 from ifpn.detectors.heads import Prediction
 from ifpn.detectors.matching import IGNORED
 from ifpn.detectors.postprocess import Postprocess, clip
-from ifpn.detectors.priors import Priors
-from tests.detectors.cases import arrays, figures, grid_sizes, make_priors, make_target, numbers
+from tests.detectors.cases import arrays, figures, grid_sizes, make_anchors, make_target, numbers
 
 
 def close(actual: Tensor, expected: object, rtol: float = 1e-5) -> None:
@@ -45,7 +45,7 @@ def dense() -> tuple[Prediction, list[dict[str, Tensor]], list[tuple[int, int]]]
 
 def atss_criterion(coding: str = "ltrb") -> ATSSCriterion:
     config = numbers("atss")
-    code = DistanceCoding() if coding == "ltrb" else DeltaCoding(tuple(config["delta_weights"]))
+    code = LTRBCoder() if coding == "ltrb" else DeltaCoder(tuple(config["delta_weights"]))
     return ATSSCriterion(**pick(config, *FOCAL, "num_candidates"), coding=code, count_empty=coding == "delta")
 
 
@@ -65,45 +65,45 @@ def leaves(prediction: Prediction) -> Prediction:
 
 def test_atss_targets() -> None:
     data = arrays("atss_assign_case0_random_512x640")
-    priors = make_priors("atss", grid_sizes(data))
-    matched = assign_atss(priors, data["gt_boxes"], numbers("atss")["num_candidates"])
-    sites = (matched >= 0).nonzero()[:, 0]
-    boxes = data["gt_boxes"][matched[sites]]
-    distances = side_distances(priors.points[sites], boxes)
-    assert sites.tolist() == data["mmdet_pos_idx"].tolist() == data["cvpods_fg_idx"].tolist()
-    assert matched[sites].tolist() == data["mmdet_pos_gt"].tolist()
+    anchors = make_anchors("atss", grid_sizes(data))
+    matched = assign_atss(anchors, data["gt_boxes"], numbers("atss")["num_candidates"])
+    locations = (matched >= 0).nonzero()[:, 0]
+    boxes = data["gt_boxes"][matched[locations]]
+    distances = side_distances(anchors.points[locations], boxes)
+    assert locations.tolist() == data["mmdet_pos_idx"].tolist() == data["cvpods_fg_idx"].tolist()
+    assert matched[locations].tolist() == data["mmdet_pos_gt"].tolist()
     assert torch.equal(distances, data["cvpods_fg_ltrb"])
     close(centerness(distances), data["cvpods_fg_centerness"])
-    close(iou(priors.boxes[sites], boxes), data["mmdet_pos_iou"])
-    counts = matched[sites].bincount(minlength=len(data["gt_boxes"])).tolist()
+    close(iou(anchors.boxes[locations], boxes), data["mmdet_pos_iou"])
+    counts = matched[locations].bincount(minlength=len(data["gt_boxes"])).tolist()
     assert counts == figures("atss_assign_summary")["case0_random_512x640"]["pos_per_gt"]
 
 
 def test_atss_targets_in_a_crowd() -> None:
     """A box that repeats an earlier one gets nothing, nor does one of 3 px between the points."""
     data = arrays("dense_loss_inputs")
-    priors, boxes = make_priors("atss", grid_sizes(data)), data["gt_boxes_1"]
-    matched = assign_atss(priors, boxes, numbers("atss")["num_candidates"])
-    sites = (matched >= 0).nonzero()[:, 0]
-    assert matched[sites].bincount(minlength=len(boxes)).tolist() == [5, 7, 9, 0, 0, 9]
-    first = centerness(side_distances(priors.points[sites[:4]], boxes[matched[sites[:4]]]))
+    anchors, boxes = make_anchors("atss", grid_sizes(data)), data["gt_boxes_1"]
+    matched = assign_atss(anchors, boxes, numbers("atss")["num_candidates"])
+    locations = (matched >= 0).nonzero()[:, 0]
+    assert matched[locations].bincount(minlength=len(boxes)).tolist() == [5, 7, 9, 0, 0, 9]
+    first = centerness(side_distances(anchors.points[locations[:4]], boxes[matched[locations[:4]]]))
     close(first, [0.696311, 0.617914, 0.696311, 0.888889])
 
 
 def test_atss_targets_of_an_empty_image() -> None:
     data = arrays("atss_assign_case2_empty_512x640")
-    assert (assign_atss(make_priors("atss", grid_sizes(data)), data["gt_boxes"], 9) == -1).all()
+    assert (assign_atss(make_anchors("atss", grid_sizes(data)), data["gt_boxes"], 9) == -1).all()
 
 
 @pytest.mark.parametrize(("radius", "prefix"), [(1.5, "r1p5"), (None, "r0")])
 def test_fcos_targets(radius: float | None, prefix: str) -> None:
     data = arrays("fcos_targets_case0_random_512x640")
-    priors = make_priors("fcos", grid_sizes(data))
-    matched = assign_fcos(priors, data["gt_boxes"], numbers("fcos")["size_limits"], radius)
-    sites = (matched >= 0).nonzero()[:, 0]
-    distances = side_distances(priors.points[sites], data["gt_boxes"][matched[sites]])
-    assert sites.tolist() == data[f"{prefix}_fg_idx"].tolist()
-    assert data["gt_labels"][matched[sites]].tolist() == data[f"{prefix}_fg_class"].tolist()
+    anchors = make_anchors("fcos", grid_sizes(data))
+    matched = assign_fcos(anchors, data["gt_boxes"], numbers("fcos")["size_limits"], radius)
+    locations = (matched >= 0).nonzero()[:, 0]
+    distances = side_distances(anchors.points[locations], data["gt_boxes"][matched[locations]])
+    assert locations.tolist() == data[f"{prefix}_fg_idx"].tolist()
+    assert data["gt_labels"][matched[locations]].tolist() == data[f"{prefix}_fg_class"].tolist()
     assert torch.equal(distances, data[f"{prefix}_fg_ltrb"])
     close(centerness(distances), data[f"{prefix}_fg_centerness"])
 
@@ -114,7 +114,7 @@ def test_centerness_detector_losses(name: str, dense) -> None:
     expected = figures("dense_loss_expected")[f"{name}_cvpods"]
     criterion = fcos_criterion() if name == "fcos" else atss_criterion()
     inputs = leaves(prediction)
-    losses = criterion(inputs, make_priors(name, sizes), targets)
+    losses = criterion(inputs, make_anchors(name, sizes), targets)
     assert set(losses) == {"loss_cls", "loss_box_reg", "loss_centerness"}
     for key, loss in losses.items():
         close(loss.detach(), expected[key])
@@ -127,7 +127,7 @@ def test_atss_losses_with_box_deltas(dense) -> None:
     prediction, targets, sizes = dense
     expected = figures("dense_loss_expected")["atss_mmdet_boxdelta"]
     prediction = prediction._replace(box_code=arrays("atss_boxdelta_inputs")["deltas"])
-    losses = atss_criterion("delta")(prediction, make_priors("atss", sizes), targets)
+    losses = atss_criterion("delta")(prediction, make_anchors("atss", sizes), targets)
     close(losses["loss_cls"], expected["loss_cls"])
     close(losses["loss_box_reg"], expected["loss_bbox"])
     close(losses["loss_centerness"], expected["loss_centerness"])
@@ -136,11 +136,11 @@ def test_atss_losses_with_box_deltas(dense) -> None:
 def test_atss_losses_without_boxes(dense) -> None:
     """Figures of mmdet for the batch whose images were emptied."""
     prediction, targets, sizes = dense
-    priors = make_priors("atss", sizes)
+    anchors = make_anchors("atss", sizes)
     prediction = prediction._replace(box_code=arrays("atss_boxdelta_inputs")["deltas"])
     empty = make_target([], [])
-    one = atss_criterion("delta")(prediction, priors, [targets[0], empty])
-    none = atss_criterion("delta")(prediction, priors, [empty, empty])
+    one = atss_criterion("delta")(prediction, anchors, [targets[0], empty])
+    none = atss_criterion("delta")(prediction, anchors, [empty, empty])
     close(torch.stack(list(one.values())), [44.13202, 1.654461, 0.786221])
     close(torch.stack(list(none.values())), [1333.582, 0.0, 0.0])
 
@@ -150,7 +150,7 @@ def test_autoassign_losses_and_gradients(dense) -> None:
     expected = figures("dense_loss_expected")["autoassign_authors_init"]
     criterion = autoassign_criterion(4)
     inputs = leaves(prediction)
-    losses = criterion(inputs, make_priors("autoassign", sizes), targets)
+    losses = criterion(inputs, make_anchors("autoassign", sizes), targets)
     assert set(losses) == {"loss_pos", "loss_neg", "loss_norm"}
     for key, loss in losses.items():
         close(loss.detach(), expected[key])
@@ -163,10 +163,10 @@ def test_autoassign_losses_and_gradients(dense) -> None:
 
 
 def autoassign_by_definition(
-    prediction: Prediction, priors: Priors, targets: list[dict[str, Tensor]], mu: Tensor, sigma: Tensor
+    prediction: Prediction, anchors: Anchors, targets: list[dict[str, Tensor]], mu: Tensor, sigma: Tensor
 ) -> dict[str, Tensor]:
     """The three losses of AutoAssign (Eq. 4 to 9), one box after the other, in float64."""
-    points, strides = priors.points.double(), priors.strides.double()[:, None]
+    points, strides = anchors.points.double(), anchors.strides.double()[:, None]
     bags, shares, negatives, prior_sum = [], [], [], 0.0
     for i, target in enumerate(targets):
         cls, code, objectness = (t[i].double() for t in prediction)
@@ -200,14 +200,14 @@ def autoassign_by_definition(
 def test_autoassign_losses_with_trained_priors(dense) -> None:
     """Against the definition, box by box in float64, with mu and sigma away from 0 and 1; also a crowd."""
     prediction, targets, sizes = dense
-    criterion, priors = autoassign_criterion(4), make_priors("autoassign", sizes)
+    criterion, anchors = autoassign_criterion(4), make_anchors("autoassign", sizes)
     with torch.no_grad():
         criterion.mu.copy_(torch.linspace(-0.6, 0.8, 8).view(4, 2))
         criterion.sigma.copy_(torch.linspace(1.4, 0.5, 8).view(4, 2))
     exact = criterion.mu.detach().double().requires_grad_(), criterion.sigma.detach().double().requires_grad_()
     inputs = leaves(prediction)
-    losses = criterion(inputs, priors, targets)
-    expected = autoassign_by_definition(prediction, priors, targets, *exact)
+    losses = criterion(inputs, anchors, targets)
+    expected = autoassign_by_definition(prediction, anchors, targets, *exact)
     for key, value in expected.items():
         close(losses[key].detach(), value.detach())
     sum(losses.values()).backward()
@@ -219,10 +219,10 @@ def test_autoassign_losses_with_trained_priors(dense) -> None:
 def test_autoassign_losses_of_single_and_emptied_images(dense) -> None:
     """Figures of the authors' code for image 0 alone, of mmdet for a batch with its second image emptied."""
     prediction, targets, sizes = dense
-    criterion, priors = autoassign_criterion(4), make_priors("autoassign", sizes)
+    criterion, anchors = autoassign_criterion(4), make_anchors("autoassign", sizes)
     first = Prediction(*(t[:1] for t in prediction))
-    alone = criterion(first, priors, targets[:1])
-    emptied = criterion(prediction, priors, [targets[0], make_target([], [])])
+    alone = criterion(first, anchors, targets[:1])
+    emptied = criterion(prediction, anchors, [targets[0], make_target([], [])])
     close(torch.stack(list(alone.values())).detach(), [1.036340, 2.691510, 0.0719426])
     close(torch.stack(list(emptied.values())).detach(), [1.036340, 5.488258, 0.0359713])
 
@@ -244,24 +244,24 @@ def test_retinanet_anchors_targets_and_losses() -> None:
     expected = figures("retinanet_scalar_lr_expected")["retinanet"]
     config = numbers("retina")
     names = ("background_iou", "foreground_iou", "alpha", "gamma", "momentum")
-    coding = DeltaCoding((1.0, 1.0, 1.0, 1.0))
+    coding = DeltaCoder((1.0, 1.0, 1.0, 1.0))
     # the figures are those of one image, where a running count that starts at 100 is 100 per image
     criterion = RetinaNetCriterion(coding=coding, initial_positives=100, **pick(config, *names))
-    priors = make_priors("retina", grid_sizes(data))
-    starts = torch.tensor([0, *priors.level_sizes[:-1]]).cumsum(0)
+    anchors = make_anchors("retina", grid_sizes(data))
+    starts = torch.tensor([0, *anchors.level_sizes[:-1]]).cumsum(0)
     for start, cell in zip(starts, data["cell_anchors"], strict=True):
-        close(priors.boxes[start : start + 9], cell)  # the first cell of a level is centred at 0
+        close(anchors.boxes[start : start + 9], cell)  # the first cell of a level is centred at 0
 
-    matched = criterion.match(priors, data["gt_boxes"])
-    sites = (matched >= 0).nonzero()[:, 0]
-    assert sites.tolist() == data["fg_idx"].tolist()
-    assert data["gt_labels"][matched[sites]].tolist() == data["fg_class"].tolist()
+    matched = criterion.match(anchors, data["gt_boxes"])
+    locations = (matched >= 0).nonzero()[:, 0]
+    assert locations.tolist() == data["fg_idx"].tolist()
+    assert data["gt_labels"][matched[locations]].tolist() == data["fg_class"].tolist()
     assert (matched == IGNORED).nonzero()[:, 0].tolist() == data["ignore_idx"].tolist()
-    code = coding.encode(data["gt_boxes"][matched[sites]], priors.points[sites], priors.sizes[sites])
+    code = coding.encode(data["gt_boxes"][matched[locations]], anchors.points[locations], anchors.sizes[locations])
     close(code, data["fg_deltas"])
 
     prediction = Prediction(data["cls_logits_NHWA_K"][None], data["deltas"][None], None)
-    losses = criterion(prediction, priors, [{"boxes": data["gt_boxes"], "labels": data["gt_labels"]}])
+    losses = criterion(prediction, anchors, [{"boxes": data["gt_boxes"], "labels": data["gt_labels"]}])
     close(losses["loss_cls"], expected["loss_cls"])
     close(losses["loss_box_reg"], expected["loss_box_reg"])
     close(criterion.positives_per_image, expected["ema_normalizer"])
@@ -272,7 +272,7 @@ def test_retinanet_detections() -> None:
     config = numbers("retina")
     prediction = Prediction(data["cls_logits_NHWA_K"][None], data["deltas"][None], None)
     post = Postprocess("class", **pick(config, *POST))
-    (found,) = post(prediction, make_priors("retina", grid_sizes(data)), DeltaCoding((1.0, 1.0, 1.0, 1.0)))
+    (found,) = post(prediction, make_anchors("retina", grid_sizes(data)), DeltaCoder((1.0, 1.0, 1.0, 1.0)))
     assert len(found["scores"]) == len(data["det_scores"]) == 100
     close(found["scores"], data["det_scores"])
 
@@ -291,13 +291,13 @@ def test_point_detections() -> None:
     config = numbers("atss")
     prediction = Prediction(*(data[k][None] for k in ("cls_logits", "ltrb_pixels", "ctr_logits")))
     post = Postprocess("sqrt_quality", **pick(config, *POST))
-    (found,) = post(prediction, make_priors("fcos", grid_sizes(data)), DistanceCoding())
+    (found,) = post(prediction, make_anchors("fcos", grid_sizes(data)), LTRBCoder())
     close(found["scores"], data["fcos_atss_scores"])
     assert found["labels"].tolist() == data["fcos_atss_labels"].tolist()
     assert_close(found["boxes"], data["fcos_atss_boxes_unclipped"], rtol=1e-5, atol=1e-4)
 
     post = Postprocess("quality", **pick(numbers("autoassign"), *POST))
-    (product,) = post(prediction, make_priors("autoassign", grid_sizes(data)), DistanceCoding())
+    (product,) = post(prediction, make_anchors("autoassign", grid_sizes(data)), LTRBCoder())
     assert len(product["scores"]) == 12
     close(product["scores"][0], 0.814014)
 

@@ -120,9 +120,9 @@ class OneBox(nn.Module):
     def forward(self, pyramid: list[Tensor]) -> Prediction:
         cells = sum(level.shape[-1] * level.shape[-2] for level in pyramid)
         cls, box = torch.full((1, cells, 3), -20.0), torch.zeros(1, cells, 4)
-        site = 3 * pyramid[0].shape[-1] + 2
-        cls[0, site, 2] = 20.0
-        box[0, site] = torch.tensor(self.distances)
+        location = 3 * pyramid[0].shape[-1] + 2
+        cls[0, location, 2] = 20.0
+        box[0, location] = torch.tensor(self.distances)
         return Prediction(cls, box, torch.full((1, cells, 1), 20.0))
 
 

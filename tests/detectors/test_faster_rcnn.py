@@ -7,9 +7,9 @@ from torch.nn import functional as F
 from torch.testing import assert_close
 from torchvision.models.detection.image_list import ImageList
 
-from ifpn.detectors.priors import PriorGrid
+from ifpn.detectors.anchors import AnchorGrid
 from ifpn.detectors.roi import PyramidRoIAlign, box_head_losses
-from ifpn.detectors.rpn import AnchorsOfImages, ProposalMatcher, ProposalNetwork
+from ifpn.detectors.rpn import AnchorAdapter, ProposalMatcher, ProposalNetwork
 from tests.detectors.cases import make_detector, make_target
 
 STRIDES = (4, 8, 16, 32)
@@ -51,8 +51,8 @@ def test_every_level_has_a_gradient_also_without_proposals() -> None:
 def test_anchors_have_exact_strides() -> None:
     """800 x 1344: the pooled level has 13 x 21 cells, 64 px apart."""
     sizes = [(200, 336), (100, 168), (50, 84), (25, 42), (13, 21)]
-    grid = PriorGrid((4, 8, 16, 32, 64), (8.0,), (0.5, 1.0, 2.0))
-    anchors = AnchorsOfImages(grid)(
+    grid = AnchorGrid((4, 8, 16, 32, 64), (8.0,), (0.5, 1.0, 2.0))
+    anchors = AnchorAdapter(grid)(
         ImageList(torch.zeros(2, 3, 800, 1344), [(800, 1333), (790, 1344)]),
         [torch.zeros(2, 1, *s) for s in sizes],
     )
@@ -68,7 +68,7 @@ def test_a_box_that_overlaps_no_anchor_gets_none() -> None:
 def network(batch_size: int) -> ProposalNetwork:
     return ProposalNetwork(
         8,
-        PriorGrid((8,), (8.0,), (1.0,)),
+        AnchorGrid((8,), (8.0,), (1.0,)),
         foreground_iou=0.7,
         background_iou=0.3,
         batch_size_per_image=batch_size,

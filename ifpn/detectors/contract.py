@@ -1,4 +1,4 @@
-"""What a detector is given in training, checked before any work is done."""
+"""What goes into a detector and what comes out; the input is checked before any work is done."""
 
 from collections.abc import Mapping, Sequence
 from typing import TypedDict
@@ -14,7 +14,15 @@ class Target(TypedDict):
     labels: Tensor
 
 
-def checked_images(images: Sequence[Tensor]) -> list[tuple[int, int]]:
+class Detection(TypedDict):
+    """One image's result, best first: boxes (M, 4) xyxy in pixels, scores (M,), labels (M,) in 0..K-1."""
+
+    boxes: Tensor
+    scores: Tensor
+    labels: Tensor
+
+
+def check_images(images: Sequence[Tensor]) -> list[tuple[int, int]]:
     """(height, width) of each image.
 
     Raises:
@@ -33,7 +41,7 @@ def checked_images(images: Sequence[Tensor]) -> list[tuple[int, int]]:
     return [(image.shape[-2], image.shape[-1]) for image in images]
 
 
-def checked_targets(targets: Sequence[Mapping[str, Tensor]] | None, num_images: int, num_classes: int) -> list[Target]:
+def check_targets(targets: Sequence[Mapping[str, Tensor]] | None, num_images: int, num_classes: int) -> list[Target]:
     """The targets reduced to float32 boxes and int64 labels.
 
     Raises:
