@@ -7,6 +7,8 @@ import torch
 from torch import Tensor, nn
 from torchvision.models.detection.transform import GeneralizedRCNNTransform
 
+from ifpn.necks import Stream
+
 from ifpn.detectors.anchors import AnchorGrid, Anchors
 from ifpn.detectors.body import BackboneWithNeck
 from ifpn.detectors.boxes import BoxCoder
@@ -60,6 +62,10 @@ class DenseDetector(nn.Module):
         self.criterion = criterion
         self.postprocess = postprocess
         self.transform = transform
+
+    def stream(self) -> Stream:
+        """Frames of a video, each of which starts its solve from the frame before; see `ifpn.necks.Stream`."""
+        return Stream(self)
 
     def forward(
         self, images: Sequence[Tensor], targets: Sequence[Mapping[str, Tensor]] | None = None

@@ -6,6 +6,8 @@ from typing import cast
 from torch import Tensor, nn
 from torchvision.models.detection.transform import GeneralizedRCNNTransform
 
+from ifpn.necks import Stream
+
 from ifpn.detectors.anchors import AnchorGrid
 from ifpn.detectors.body import BackboneWithNeck
 from ifpn.detectors.contract import Detection, check_images, check_targets
@@ -84,6 +86,10 @@ class FasterRCNN(nn.Module):
             nms_threshold=nms_threshold,
             max_detections=max_detections,
         )
+
+    def stream(self) -> Stream:
+        """Frames of a video, each of which starts its solve from the frame before; see `ifpn.necks.Stream`."""
+        return Stream(self)
 
     def forward(
         self, images: Sequence[Tensor], targets: Sequence[Mapping[str, Tensor]] | None = None

@@ -1,0 +1,169 @@
+"""A solve that starts from a known state: the same fixed point for fewer evaluations, per image."""
+
+from __future__ import annotations
+
+import copy
+from collections import OrderedDict
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from ifpn.necks import FPN, EquilibriumNeck, ImplicitFPN, MDEQNeck, Stream
+from ifpn.necks.neck import Levels
+from ifpn.solvers import Equilibrium, Unroll
+
+CHANNELS = [6, 8]
+SOLVER = Equilibrium(test_evals=30, rtol=1e-3)
+
+
+def features(seed: int = 3, batch: int = 2, side: int = 8) -> OrderedDict[str, Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    return OrderedDict(
+        (f"c{i + 3}", torch.randn(batch, c, side >> i, side >> i, generator=generator)) for i, c in enumerate(CHANNELS)
+    )
+
+
+def build(make: Any = ImplicitFPN, solver: Equilibrium | Unroll = SOLVER, **options: Any) -> EquilibriumNeck:
+    torch.manual_seed(0)
+    neck: EquilibriumNeck = make(CHANNELS, 16, solver=solver, **options).eval()
+    return neck
+
+
+def held(neck: EquilibriumNeck, x: OrderedDict[str, Tensor]) -> Levels:
+    """The neck's P* of x."""
+    neck.keep_state = True
+    with torch.no_grad():
+        neck(x)
+    neck.keep_state, state = False, neck.state
+    assert state is not None
+    return state
+
+
+@pytest.mark.parametrize("add_input", [False, True])
+@pytest.mark.parametrize("make", [ImplicitFPN, MDEQNeck])
+@torch.no_grad()
+def test_at_the_fixed_point_one_evaluation_is_enough(make: Any, add_input: bool) -> None:
+    neck = build(make, add_input=add_input)
+    cold = neck(features())
+    assert bool((neck.evals() > 2).all())
+    state = held(neck, features())
+    calls: list[int] = []
+    neck.g.register_forward_hook(lambda *_: calls.append(1))
+    warm = neck(features(), start=state)
+    # One to search; the solver's value is that evaluation, or one more.
+    assert neck.evals().tolist() == [1, 1]
+    assert len(calls) <= 2
+    assert neck.restarted is not None
+    assert not neck.restarted.any()
+    for name, level in cold.items():
+        # Two states whose residuals are both below 1e-3, at a contraction of about a half.
+        assert float((warm[name] - level).norm() / level.norm()) < 4e-3
+
+
+@torch.no_grad()
+def test_another_scene_starts_cold_and_alone() -> None:
+    """A state with a residual above that of zero is of no use: this image, and only this one, starts from zero."""
+    neck = build()
+    cold = neck(features())
+    alone = neck.evals()
+    state = held(neck, features())
+    for fill in (100.0, float("nan")):
+        spoilt = [level.clone() for level in state]
+        spoilt[0][1] = fill
+        calls: list[int] = []
+        hook = neck.g.register_forward_hook(lambda *_, calls=calls: calls.append(1))
+        warm = neck(features(), start=spoilt)
+        hook.remove()
+        assert neck.restarted is not None
+        assert neck.restarted.tolist() == [False, True]
+        assert neck.evals().tolist()[1] == alone.tolist()[1] + 1
+        assert len(calls) <= int(neck.evals().max()) + 1
+        for name, level in cold.items():
+            # The batch may be cut to one image on the way, which rounds differently in float32.
+            torch.testing.assert_close(warm[name][1], level[1], rtol=1e-4, atol=1e-5)
+
+
+@torch.no_grad()
+def test_another_size_starts_cold() -> None:
+    neck = build()
+    state = held(neck, features())
+    for x in (features(side=16), features(batch=3)):
+        expected = neck(x)
+        found = neck(x, start=state)
+        assert neck.restarted is None
+        assert all(torch.equal(found[name], level) for name, level in expected.items())
+
+
+def test_unrolled_steps_go_on_from_the_start() -> None:
+    """P^2 from P^1 is P^3, with the gradients of two steps."""
+    torch.manual_seed(0)
+    three = list(build(solver=Unroll(3))(features()).values())
+    state = held(build(solver=Unroll(1)), features())
+    neck = build(solver=Unroll(2))
+    with torch.no_grad():
+        without = list(neck(features(), start=state).values())
+    found = list(neck(features(), start=state).values())
+    for a, b, c in zip(found, three, without, strict=True):
+        torch.testing.assert_close(a, b)
+        torch.testing.assert_close(c, b)
+    torch.stack([level.square().mean() for level in found]).sum().backward()
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in neck.g.parameters())
+
+
+def test_the_state_belongs_to_the_neck() -> None:
+    neck = build()
+    neck.keep_state = True
+    outputs = neck(OrderedDict((name, level[:1]) for name, level in features().items()))
+    assert neck.state is not None
+    before = [level.clone() for level in neck.state]
+    for level in outputs.values():
+        level.detach().zero_()
+    assert all(torch.equal(a, b) for a, b in zip(neck.state, before, strict=True))
+    assert not any(level.requires_grad for level in neck.state)
+    assert copy.deepcopy(neck).state is None
+    neck.keep_state = False
+    neck(features())
+    assert neck.state is None
+
+
+def test_no_start_in_training() -> None:
+    neck = build().train()
+    with pytest.raises(ValueError, match="start is for evaluation"):
+        neck(features(), start=held(build(), features()))
+    neck.keep_state = True
+    neck(features())
+    assert neck.state is None
+
+
+def moving(frame: int) -> OrderedDict[str, Tensor]:
+    """A scene that changes by a percent per frame."""
+    a, b = features(3), features(4)
+    return OrderedDict((name, a[name] + 0.01 * frame * b[name]) for name in a)
+
+
+@torch.no_grad()
+def test_a_stream_needs_fewer_evaluations_and_finds_the_same() -> None:
+    neck = build()
+    with Stream(neck) as stream:
+        for frame in range(4):
+            warm = stream(moving(frame))
+            cold = neck(moving(frame))  # between the frames: the stream has a state of its own
+            for name, level in cold.items():
+                assert float((warm[name] - level).norm() / level.norm()) < 4e-3
+            cold_evals = neck.evals()
+            assert bool((stream.evals[-1] < cold_evals).all()) == (frame > 0)
+    assert neck.state is None
+    with stream:
+        stream(moving(4))
+        assert torch.equal(stream.evals[-1], stream.evals[0])  # entered again: cold
+
+
+@torch.no_grad()
+def test_an_explicit_neck_streams_as_it_is() -> None:
+    neck = FPN(CHANNELS, 16).eval()
+    with Stream(neck) as stream:
+        for name, level in stream(features()).items():
+            assert torch.equal(level, neck(features())[name])
+    assert stream.evals == []
