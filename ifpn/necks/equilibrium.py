@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import torch
@@ -141,13 +142,32 @@ class EquilibriumNeck(Neck):
             return b
         return [norm(level) for norm, level in zip(self.input_norm, b, strict=True)]
 
-    def _on_states(self, layout: Layout, b: Levels) -> Callable[[Tensor], Tensor]:
+    def _on_states(self, layout: Layout, b: Levels) -> "FlatIteration":
         """:meth:`iterate` on flat states (N, D)."""
+        return FlatIteration(self, layout, b)
 
-        def f(p: Tensor) -> Tensor:
-            return layout.flatten(self.iterate(layout.views(p), b), p.dtype)
 
-        return f
+@dataclass(frozen=True)
+class FlatIteration:
+    """The neck's right-hand side for given B, on flat states (N, D) -> (N, D)."""
+
+    neck: EquilibriumNeck
+    layout: Layout
+    b: Levels
+
+    def __call__(self, p: Tensor) -> Tensor:
+        return self.layout.flatten(self.neck.iterate(self.layout.views(p), self.b), p.dtype)
+
+    @property
+    def take(self) -> "Callable[[Tensor], FlatIteration] | None":
+        """Restrict to the images `index`, so that a solver need not compute the finished ones.
+
+        None in training, where dropout masks and BatchNorm belong to the whole batch, and with a compiled G, which
+        would be compiled for every batch size.
+        """
+        if self.neck.training or self.neck.compile_g:
+            return None
+        return lambda index: replace(self, b=[level[index] for level in self.b])
 
 
 @contextmanager
