@@ -2,12 +2,12 @@
 
 from omegaconf import DictConfig
 
-from ifpn.config.command import command
+from ifpn.cli.command import command
 
 
 @command(config_name="evaluate")
 def main(cfg: DictConfig) -> None:
-    from ifpn.inference.commands import evaluate
+    from ifpn.cli.evaluate import evaluate
 
     evaluate(cfg)
 

@@ -2,12 +2,12 @@
 
 from omegaconf import DictConfig
 
-from ifpn.config.command import command
+from ifpn.cli.command import command
 
 
 @command(config_name="predict")
 def main(cfg: DictConfig) -> None:
-    from ifpn.inference.predict import predict
+    from ifpn.cli.predict import predict
 
     predict(cfg)
 

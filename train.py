@@ -2,12 +2,12 @@
 
 from omegaconf import DictConfig
 
-from ifpn.config.command import command
+from ifpn.cli.command import command
 
 
 @command(config_name="train")
 def main(cfg: DictConfig) -> None:
-    from ifpn.training.run import train
+    from ifpn.cli.train import train
 
     train(cfg)
 

@@ -12,8 +12,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from ifpn.inference import Predictor, load
     from ifpn.necks import ImplicitFPN
+    from ifpn.predictor import Predictor, load
     from ifpn.solvers import fixed_point
 
 __version__ = "0.1.0"
@@ -22,9 +22,9 @@ __all__ = ["ImplicitFPN", "Predictor", "fixed_point", "load"]
 # Imported on first use: `python train.py --help` must not wait for torch.
 _HOME = {
     "ImplicitFPN": "ifpn.necks",
-    "Predictor": "ifpn.inference",
+    "Predictor": "ifpn.predictor",
     "fixed_point": "ifpn.solvers",
-    "load": "ifpn.inference",
+    "load": "ifpn.predictor",
 }
 
 

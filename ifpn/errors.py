@@ -1,4 +1,9 @@
-"""The one kind of exception that means: the user can fix this, and the message says how."""
+"""The exceptions that mean: the user can fix this, and the message says how. Standard library only."""
+
+import errno
+
+# What the operating system says when there is no room for a file.
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 class UserError(ValueError):
@@ -6,3 +11,11 @@ class UserError(ValueError):
 
     The command line prints it as one sentence instead of a traceback.
     """
+
+
+class ConfigError(UserError):
+    """A setting, a combination of settings, or a file named by one, that cannot work."""
+
+
+class WeightsError(UserError):
+    """Weights that are missing, unreadable or made for another network; the message says what to do."""

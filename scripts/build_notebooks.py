@@ -132,7 +132,7 @@ Where the line does not fall, the function inside is no contraction.""",
 
 import ifpn
 from ifpn.data import decode_image
-from ifpn.reports import draw_detections
+from ifpn.plots import draw_detections
 
 detector = ifpn.load(f"{RUN}/best.ckpt", device="cpu")
 root = Path(json.loads(Path(f"{RUN}/result.json").read_text())["config"]["data"]["root"])
@@ -145,7 +145,7 @@ INSPECT = [
     """# Inspect a checkpoint
 
 Convergence, feature maps and receptive field of a trained i-FPN. Run notebook 02 first, or give a checkpoint
-of your own. The same pictures come from `python -m ifpn.reports`.""",
+of your own. The same pictures come from `python report.py`.""",
     "parameters",
     """CKPT, PHOTOS = "runs/notebook/best.ckpt", "data/shapes"
 OUT = "runs/notebook_figures"
@@ -160,12 +160,12 @@ os.chdir(next(p for p in [Path.cwd(), *Path.cwd().parents] if (p / "train.py").i
 
 import ifpn
 from ifpn.data import decode_image
-from ifpn.reports.curves import read_curves
-from ifpn.reports.equilibria import gradient_errors, radius_at
-from ifpn.reports.equilibrium_figures import draw_gradients, draw_spectrum
-from ifpn.reports.figure5 import draw_fields, draw_figure5, level_maps
-from ifpn.reports.probe import equilibrium_of, inside_the_solve, solved_by
-from ifpn.reports.receptive import receptive_fields
+from ifpn.plots.curves import read_curves
+from reproduce.equilibria import gradient_errors, radius_at
+from reproduce.equilibrium_figures import draw_gradients, draw_spectrum
+from reproduce.figure5 import draw_fields, draw_figure5, level_maps
+from reproduce.inspect_checkpoint import equilibrium_of, inside_the_solve, solved_by
+from reproduce.receptive import receptive_fields
 
 detector = ifpn.load(CKPT, device="cpu")
 files = sorted(p for p in Path(PHOTOS).rglob("*") if p.suffix in (".png", ".jpg"))[:IMAGES]

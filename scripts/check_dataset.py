@@ -17,7 +17,7 @@ from pathlib import Path
 from ifpn.data import Augment, DataError, Reading
 from ifpn.data.check import SplitReport, check_split, shared_files
 from ifpn.data.dataset import CocoDataset
-from ifpn.data.report import as_json, as_text, draw_page
+from ifpn.plots.dataset import as_json, as_text, draw_page
 
 
 def main() -> int:

@@ -18,8 +18,8 @@ from typing import Any
 
 import numpy as np
 
-from ifpn.reports.curves import Curve, read_curves
-from ifpn.reports.deviations import comparable
+from ifpn.plots.curves import Curve, read_curves
+from reproduce.differences import comparable
 
 
 def conditions(folder: Path) -> dict[str, object]:

@@ -8,8 +8,8 @@ import pytest
 import torch
 from hydra import compose, initialize_config_dir
 
-from ifpn.config.arguments import with_plain_paths
-from ifpn.config.command import CONF
+from ifpn.cli.quoting import with_plain_paths
+from ifpn.config.paths import CONF
 from tests.conftest import ROOT
 
 README = (ROOT / "README.md").read_text()

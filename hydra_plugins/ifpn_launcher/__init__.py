@@ -1,4 +1,4 @@
-"""Hydra's door to `ifpn.launcher`: Hydra accepts launchers from packages below `hydra_plugins` only."""
+"""Hydra's door to `ifpn.cli.sweep`: Hydra accepts launchers from packages below `hydra_plugins` only."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from ifpn.config.errors import ConfigError
-from ifpn.launcher.identity import folder_name
-from ifpn.launcher.jobs import Job
-from ifpn.launcher.sweep import run_sweep
+from ifpn.cli.jobs import Job
+from ifpn.cli.sweep import run_sweep
+from ifpn.errors import ConfigError
+from ifpn.runs.identity import folder_name
 
 
 class JobLauncher(Launcher):

@@ -5,7 +5,6 @@ an ``OrderedDict`` with the keys "c2", "c3", "c4", "c5" at strides 4, 8, 16, 32.
 ({name: (channels, stride)}) and ``image_mean`` / ``image_std``, the normalisation its weights expect.
 """
 
-from ifpn.backbones.deform import ModulatedDeformConv2d
 from ifpn.backbones.efficientnet import (
     EfficientNetLite,
     efficientnet_lite0,
@@ -21,7 +20,8 @@ from ifpn.backbones.resnet import (
     resnext101_64x4d,
     resnext152_32x8d,
 )
-from ifpn.backbones.weights import WeightsError
+from ifpn.errors import WeightsError
+from ifpn.layers.deform import ModulatedDeformConv2d
 
 __all__ = [
     "EfficientNetLite",

@@ -13,7 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from ifpn.backbones.frozen import freeze_norms, freeze_stages
-from ifpn.backbones.weights import State, WeightsError, load_weights
+from ifpn.backbones.weights import State, load_weights
+from ifpn.errors import WeightsError
 
 _STAGES = [
     ["conv_stem", "bn1"],

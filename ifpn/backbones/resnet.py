@@ -14,9 +14,10 @@ from torchvision.models import (
 from torchvision.models.resnet import BasicBlock, Bottleneck
 from torchvision.models.resnet import ResNet as TorchvisionResNet
 
-from ifpn.backbones.deform import OFFSET_KEYS, deform_bottlenecks
 from ifpn.backbones.frozen import freeze_norms, freeze_stages
-from ifpn.backbones.weights import State, WeightsError, download, load_weights
+from ifpn.backbones.weights import State, download, load_weights
+from ifpn.errors import WeightsError
+from ifpn.layers.deform import OFFSET_KEYS, deform_bottlenecks
 
 _STAGES = [["conv1", "bn1"], ["layer1"], ["layer2"], ["layer3"], ["layer4"]]
 _STAGE_OF_LEVEL = {"c2": "layer1", "c3": "layer2", "c4": "layer3", "c5": "layer4"}

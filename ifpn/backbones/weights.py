@@ -10,6 +10,8 @@ import torch
 from safetensors.torch import load_file as load_safetensors
 from torch import Tensor, nn
 
+from ifpn.errors import WeightsError
+
 logger = logging.getLogger(__name__)
 
 State = dict[str, Tensor]
@@ -19,10 +21,6 @@ FROM_CHECKPOINT = "checkpoint"
 
 _WRAPPERS = ("state_dict", "model")  # names under which training programs keep the weights in a file
 _COUNTER = "num_batches_tracked"  # a training counter of nn.BatchNorm2d, not a weight
-
-
-class WeightsError(ValueError):
-    """Weights that are missing, unreadable or made for another network; the message says what to do."""
 
 
 def load_weights(

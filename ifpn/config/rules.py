@@ -9,7 +9,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from ifpn.config.errors import ConfigError
+from ifpn.errors import ConfigError
 
 Check = Callable[[Any], bool]
 
@@ -94,6 +94,7 @@ RULES: dict[str, Allowed] = {
     "neck.dropout": number(0, 0.9),
     "neck.jacobian_penalty": number(0),
     "neck.repeats": whole(1, 100),
+    "neck.inject": SWITCH,
     "neck.norm": one_of("none", "gn", "bn"),
     "csc.norm": one_of("none", "gn", "bn"),
     "detector.extra_levels": one_of("p5", "c5", "none"),
@@ -163,6 +164,7 @@ def check_rules(cfg: DictConfig, overrides: Sequence[str], choices: Mapping[str,
         if value is not _ABSENT and not allowed.test(value):
             raise ConfigError(f"{path}={_shown(value)} is not allowed: it must be {allowed.words}.")
     _check_choices(overrides, choices)
+    _check_parts_of_g(cfg, overrides, choices.get("neck"))
     if "schedule" in cfg and "max_steps" in cfg.schedule:
         _check_schedule(cfg.schedule)
 
@@ -210,7 +212,27 @@ def _check_choices(overrides: Sequence[str], choices: Mapping[str, str | None]) 
             f"{typed} has no meaning with neck={neck}, which contains no exchangeable cross-scale block: "
             f"leave it out, or choose neck={' or neck='.join(BLOCK_NECKS)}."
         )
-    if neck == "stack" and choices.get("csc") == "none":
+
+
+# Necks that contain parts of G only if a switch says so: the switch, and the settings of these parts.
+OF_G = {
+    "fpn": ("residual_block", ("weight_norm", "dropout")),
+    "stack": ("inject", ("residual_block", "weight_norm", "dropout", "output_norm", "input_norm", "add_input")),
+}
+
+
+def _check_parts_of_g(cfg: DictConfig, overrides: Sequence[str], neck: str | None) -> None:
+    switch, settings = OF_G.get(neck or "", ("", ()))
+    if not switch or cfg.neck[switch]:
+        return
+    for setting in settings:
+        typed = _named(overrides, f"neck.{setting}")
+        if typed:
+            raise ConfigError(
+                f"{typed} has no meaning with neck={neck} and neck.{switch}=false: leave it out, or set "
+                f"neck.{switch}=true."
+            )
+    if neck == "stack" and cfg.csc._target_ == "ifpn.csc.NoFusion":
         raise ConfigError("csc=none with neck=stack is a stack of nothing: choose neck=none, or another csc.")
 
 

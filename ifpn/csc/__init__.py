@@ -5,10 +5,10 @@ as ``block(channels, num_levels, **options)``.
 """
 
 from ifpn.csc.bifpn import BiFPNLayer
-from ifpn.csc.deform import DeformableConv
 from ifpn.csc.dense import DenseFusion
 from ifpn.csc.nasfpn import NASFPNCell
 from ifpn.csc.none import NoFusion
 from ifpn.csc.pyramid import PyramidConv
+from ifpn.layers.deform import DeformableConv
 
 __all__ = ["BiFPNLayer", "DeformableConv", "DenseFusion", "NASFPNCell", "NoFusion", "PyramidConv"]

@@ -4,9 +4,9 @@ import itertools
 
 from torch import Tensor, nn
 
-from ifpn.csc.init import check_levels, check_sizes, init_csc_conv
-from ifpn.csc.norm import Norm, make_norm
-from ifpn.csc.resize import nearest, size_of
+from ifpn.layers.init import check_levels, check_sizes, init_csc_conv
+from ifpn.layers.norm import Norm, make_norm
+from ifpn.layers.resize import nearest, size_of
 
 
 class DenseFusion(nn.Module):

@@ -6,10 +6,10 @@ from typing import Literal
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ifpn.csc.init import check_levels, check_sizes, init_csc_conv
-from ifpn.csc.norm import Norm, make_norm
-from ifpn.csc.resize import max_pool_to, nearest, size_of
 from ifpn.errors import UserError
+from ifpn.layers.init import check_levels, check_sizes, init_csc_conv
+from ifpn.layers.norm import Norm, make_norm
+from ifpn.layers.resize import max_pool_to, nearest, size_of
 
 Attention = Literal["tfnas", "mm"]
 

@@ -2,7 +2,7 @@
 
 from torch import Tensor, nn
 
-from ifpn.csc.init import check_levels, check_sizes
+from ifpn.layers.init import check_levels, check_sizes
 
 
 class NoFusion(nn.Module):

@@ -4,10 +4,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ifpn.csc.deform import DeformableConv
-from ifpn.csc.init import check_levels, check_sizes, init_csc_conv
-from ifpn.csc.resize import size_of
 from ifpn.errors import UserError
+from ifpn.layers.deform import DeformableConv
+from ifpn.layers.init import check_levels, check_sizes, init_csc_conv
+from ifpn.layers.resize import size_of
 
 
 class PyramidConv(nn.Module):

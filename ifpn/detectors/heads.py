@@ -10,9 +10,9 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from ifpn.backbones.deform import ModulatedDeformConv2d
-from ifpn.csc.norm import group_norm
 from ifpn.errors import UserError
+from ifpn.layers.deform import ModulatedDeformConv2d
+from ifpn.layers.norm import group_norm
 
 
 class Prediction(NamedTuple):

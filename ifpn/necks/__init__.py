@@ -1,6 +1,6 @@
 """Necks: backbone levels C in, pyramid P out, called like ``torchvision.ops.FeaturePyramidNetwork``.
 
-``python -m ifpn.necks`` prints parameters and multiply-adds.
+``python -m reproduce.neck_costs`` prints parameters and multiply-adds.
 """
 
 from ifpn.necks.fpn import FPN

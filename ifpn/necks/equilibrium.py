@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from ifpn.csc import DeformableConv
-from ifpn.csc.norm import group_norm
+from ifpn.layers.norm import group_norm
+from ifpn.layers.solve_scope import solve_scope
 from ifpn.necks.neck import ExtraLevelsFrom, Neck, check_halving
-from ifpn.necks.once import once_per_solve
 from ifpn.necks.projection import NormLayer, Projection
 from ifpn.necks.state import Layout
 from ifpn.solvers import Equilibrium, Stats, Unroll, jacobian_penalty, spectral_radius
@@ -107,7 +107,7 @@ class EquilibriumNeck(Neck):
             return b
         layout = Layout.of(b)
         f = self._on_states(layout, b)
-        with once_per_solve(self.g):
+        with solve_scope(self.g):
             p, self.stats = self.solver(f, layout.zeros(b[0]), training=self.training)
             if self.training and self.jacobian_weight > 0 and torch.is_grad_enabled():
                 z = p.detach().requires_grad_()
@@ -128,7 +128,7 @@ class EquilibriumNeck(Neck):
             iters: vector-Jacobian products (:func:`ifpn.solvers.spectral_radius`), on top of a solve with the
                 evaluation budget and one evaluation.
         """
-        with _in_evaluation(self), torch.no_grad(), once_per_solve(self.g):
+        with _in_evaluation(self), torch.no_grad(), solve_scope(self.g):
             b = self._b(list(x.values()))
             layout = Layout.of(b)
             f = self._on_states(layout, b)

@@ -6,10 +6,12 @@ from collections import OrderedDict
 from torch import Tensor, nn
 from torchvision.ops import FeaturePyramidNetwork
 
-from ifpn.csc.norm import Norm, make_norm
 from ifpn.errors import UserError
+from ifpn.layers.norm import Norm, make_norm
+from ifpn.layers.solve_scope import apply_weight_norm
 from ifpn.necks.neck import ExtraLevelsFrom, Neck
 from ifpn.necks.projection import ExtraLevels, NormLayer
+from ifpn.necks.transformation import ResidualBlock
 
 
 class FPN(Neck):
@@ -25,6 +27,9 @@ class FPN(Neck):
             or neither P6 nor P7 (``"none"``: Faster R-CNN).
         norm: after the lateral and the output convolutions: ``"none"`` (Lin et al. 2017), ``"gn"`` (GroupNorm) or
             ``"bn"`` (BatchNorm); a shorter way to say ``norm_layer``.
+        residual_block: G's residual block (:class:`ifpn.necks.transformation.ResidualBlock`), own weights per level,
+            on every finished level, P6 and P7 too: i-FPN's capacity without its connection and its iteration.
+        weight_norm, dropout: of the residual blocks, as :class:`ImplicitFPN`.
 
     Raises:
         UserError: for another ``norm``, or one beside ``norm_layer``.
@@ -39,6 +44,9 @@ class FPN(Neck):
         *,
         extra_levels: ExtraLevelsFrom = "p5",
         norm: Norm = "none",
+        residual_block: bool = False,
+        weight_norm: bool = True,
+        dropout: float = 0.05,
     ) -> None:
         super().__init__(in_channels_list, out_channels, extra_blocks, extra_levels)
         if norm != "none":
@@ -47,6 +55,12 @@ class FPN(Neck):
             norm_layer = functools.partial(make_norm, norm)
         self.fpn = FeaturePyramidNetwork(in_channels_list, out_channels, norm_layer=norm_layer)
         self.extra = ExtraLevels.of(self.extra_levels, in_channels_list[-1], out_channels)
+        num_levels = len(in_channels_list) + (0 if self.extra is None else 2)
+        self.residual: nn.ModuleList | None = None
+        if residual_block:
+            self.residual = nn.ModuleList(ResidualBlock(out_channels, dropout) for _ in range(num_levels))
+            if weight_norm:
+                apply_weight_norm(self.residual)
 
     def pyramid(self, features: list[Tensor]) -> list[Tensor]:
         """See :meth:`Neck.pyramid`."""
@@ -54,4 +68,6 @@ class FPN(Neck):
         levels: list[Tensor] = list(self.fpn(named).values())
         if self.extra is not None:
             levels += self.extra(p5=levels[-1], c5=features[-1])
+        if self.residual is not None:
+            levels = [block(level) for block, level in zip(self.residual, levels, strict=True)]
         return levels

@@ -8,8 +8,7 @@ from ifpn.csc import PyramidConv
 from ifpn.necks.equilibrium import EquilibriumNeck, Policy
 from ifpn.necks.neck import ExtraLevelsFrom
 from ifpn.necks.projection import NormLayer
-from ifpn.necks.stack import CrossScale
-from ifpn.necks.transformation import Transformation
+from ifpn.necks.transformation import CrossScale, Transformation
 
 
 class ImplicitFPN(EquilibriumNeck):
@@ -24,7 +23,7 @@ class ImplicitFPN(EquilibriumNeck):
 
     Within one forward, weight norm is computed once, dropout masks are drawn once, and BatchNorm, if the csc
     has it, normalises each evaluation by its own batch and updates its running statistics once, in the last
-    evaluation, which is at P* (:func:`ifpn.necks.once.once_per_solve`). The head works on P*;
+    evaluation, which is at P* (:func:`ifpn.layers.solve_scope.solve_scope`). The head works on P*;
     on P* + B with ``add_input``.
 
     Args:

@@ -7,10 +7,10 @@ from collections import OrderedDict
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ifpn.csc.resize import nearest, size_of
+from ifpn.layers.resize import nearest, size_of
+from ifpn.layers.solve_scope import VariationalDropout, apply_weight_norm
 from ifpn.necks.equilibrium import EquilibriumNeck, Policy
 from ifpn.necks.neck import ExtraLevelsFrom
-from ifpn.necks.once import VariationalDropout, apply_weight_norm
 from ifpn.necks.projection import NormLayer
 
 

@@ -1,30 +1,38 @@
-"""Stacks of cross-scale blocks with own weights (paper Eq. 1): EfficientDet's and NAS-FPN's necks."""
+"""Stacks of blocks with own weights (paper Eq. 1): EfficientDet's and NAS-FPN's necks, and i-FPN's explicit twin."""
 
-from collections.abc import Callable
+import functools
 
+import torch
 from torch import Tensor, nn
 
 from ifpn.csc import PyramidConv
+from ifpn.layers.norm import group_norm
 from ifpn.necks.neck import ExtraLevelsFrom, Neck, check_halving
 from ifpn.necks.projection import NormLayer, Projection
-
-CrossScale = Callable[[int, int], nn.Module]
+from ifpn.necks.transformation import CrossScale, Transformation
 
 
 class StackedFPN(Neck):
-    """P = f_T(... f_1(B)), T blocks with own weights; B enters once.
+    """P = f_T(... f_1(B)), T cross-scale blocks with own weights; B enters once.
 
     With BiFPN layers it is EfficientDet's neck (3 layers in D0 to 7 in D4 and D5), with NAS-FPN cells
     NAS-FPN's (7).
+
+    With ``inject`` the blocks are the G of :class:`ImplicitFPN` and B is added before each:
+    P^t = G_t(P^(t-1) + B), P^0 = 0. That is :class:`ImplicitFPN` with ``Unroll(T)`` but for the sharing of the
+    weights; with T = 1 the two are the same function, bit for bit.
 
     Args:
         in_channels_list, out_channels, extra_blocks, norm_layer: as
             ``torchvision.ops.FeaturePyramidNetwork``; ``norm_layer`` follows the 1x1 convolutions that make
             B.
-        csc: makes one block, called ``csc(channels, num_levels)``.
+        csc: makes one cross-scale block, called ``csc(channels, num_levels)``.
         repeats: T >= 1.
         extra_levels: B6 from the projected C5 (``"p5"``), from C5 (``"c5"``), or neither B6 nor B7
             (``"none"``).
+        inject: blocks are G, and B is added before each.
+        residual_block, weight_norm, dropout, output_norm, input_norm, add_input: as :class:`ImplicitFPN`, of each
+            G_t; they have a meaning with ``inject`` only.
 
     Raises:
         ValueError: for ``repeats`` below one, or a block without parameters (the stack would be B).
@@ -40,13 +48,33 @@ class StackedFPN(Neck):
         csc: CrossScale = PyramidConv,
         repeats: int = 7,
         extra_levels: ExtraLevelsFrom = "p5",
+        inject: bool = False,
+        residual_block: bool = True,
+        weight_norm: bool = True,
+        dropout: float = 0.05,
+        output_norm: bool = False,
+        input_norm: bool = False,
+        add_input: bool = False,
     ) -> None:
         super().__init__(in_channels_list, out_channels, extra_blocks, extra_levels)
         if repeats < 1:
             raise ValueError(f"repeats must be at least 1, got {repeats}; neck=none is the neck without blocks")
         self.projection = Projection(in_channels_list, out_channels, self.extra_levels, norm_layer)
         num_levels = len(in_channels_list) + (0 if self.extra_levels == "none" else 2)
-        self.blocks = nn.ModuleList(csc(out_channels, num_levels) for _ in range(repeats))
+        self.inject, self.add_input = inject, inject and add_input
+        if inject and input_norm:
+            self.input_norm = nn.ModuleList(group_norm(out_channels) for _ in range(num_levels))
+        make: CrossScale = csc
+        if inject:
+            make = functools.partial(
+                Transformation,
+                csc=csc,
+                residual_block=residual_block,
+                weight_norm=weight_norm,
+                dropout=dropout,
+                output_norm=output_norm,
+            )
+        self.blocks = nn.ModuleList(make(out_channels, num_levels) for _ in range(repeats))
         if not any(True for _ in self.blocks.parameters()):
             raise ValueError("csc=none in neck=stack stacks nothing: use neck=none, or another csc")
 
@@ -54,6 +82,22 @@ class StackedFPN(Neck):
         """See :meth:`Neck.pyramid`."""
         levels: list[Tensor] = self.projection(features)
         check_halving(levels)
+        if self.inject:
+            return self._injected(levels)
         for block in self.blocks:
             levels = block(levels)
         return levels
+
+    def _injected(self, b: list[Tensor]) -> list[Tensor]:
+        """P^T, or P^T + B. P is fp32 under autocast, as the state of the implicit neck."""
+        if hasattr(self, "input_norm"):
+            b = [norm(level) for norm, level in zip(self.input_norm, b, strict=True)]
+        dtype = torch.promote_types(b[0].dtype, torch.float32)
+        p = [torch.zeros_like(level, dtype=dtype) for level in b]
+        for block in self.blocks:
+            p = [level.to(dtype) for level in block(_sum(p, b))]
+        return _sum(p, b) if self.add_input else p
+
+
+def _sum(p: list[Tensor], b: list[Tensor]) -> list[Tensor]:
+    return [p_l + b_l for p_l, b_l in zip(p, b, strict=True)]

@@ -1,17 +1,20 @@
 """The nonlinear transformation G of the residual-like iteration (paper Sec. 3.2.2, Fig. 4)."""
 
+from collections.abc import Callable
+
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ifpn.csc.norm import group_norm
-from ifpn.necks.once import VariationalDropout, apply_weight_norm
-from ifpn.necks.stack import CrossScale
+from ifpn.layers.norm import group_norm
+from ifpn.layers.solve_scope import VariationalDropout, apply_weight_norm
+
+CrossScale = Callable[[int, int], nn.Module]
 
 
 class ResidualBlock(nn.Module):
     """R(z) = ReLU(z + GN(drop(conv3x3(ReLU(GN(conv3x3(z))))))), C -> C, stride 1, convolutions without bias.
 
-    The basic block of He et al. 2016 with GroupNorm (:func:`ifpn.csc.norm.norm_groups`); dropout after the
+    The basic block of He et al. 2016 with GroupNorm (:func:`ifpn.layers.norm.norm_groups`); dropout after the
     second convolution as in MDEQ.
 
     Args:

@@ -12,7 +12,7 @@ from pytorch_lightning.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 
 from ifpn.evaluation import CocoEvaluator, CocoResult
-from ifpn.training.metrics_log import rows_on_disk
+from ifpn.training.loggers import rows_on_disk
 from ifpn.training.randomness import seed_step
 from ifpn.training.recipe import Plan, Recipe
 from ifpn.training.signals import StopRequest

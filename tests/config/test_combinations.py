@@ -11,11 +11,11 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf, open_dict
 
+from ifpn.config.allowlist import check_targets
 from ifpn.config.build import build_detector
-from ifpn.config.command import CONF
-from ifpn.config.errors import ConfigError
+from ifpn.config.paths import CONF
 from ifpn.config.rules import BLOCK_NECKS, SOLVING_NECKS, check_rules
-from ifpn.config.targets import check_targets
+from ifpn.errors import ConfigError
 from ifpn.training import Recipe
 
 GROUPS = ("backbone", "neck", "csc", "solver", "detector", "schedule", "data", "trainer", "logger")

@@ -6,9 +6,9 @@ import pytest
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig
 
-from ifpn.config.command import CONF
-from ifpn.config.errors import ConfigError
+from ifpn.config.paths import CONF
 from ifpn.config.rules import RULES, check_rules
+from ifpn.errors import ConfigError
 
 
 def composed(*overrides: str) -> tuple[DictConfig, dict[str, str | None]]:
@@ -66,6 +66,8 @@ def test_a_wrong_value_is_named_with_what_is_allowed(override: str, words: str) 
         (("neck=none", "csc=dense"), "csc=dense has no meaning with neck=none"),
         (("neck=mdeq", "csc=dense"), "csc=dense has no meaning with neck=mdeq"),
         (("neck=stack", "csc=none"), "a stack of nothing"),
+        (("neck=stack", "neck.dropout=0.1"), "neck.dropout=0.1 has no meaning with neck=stack and neck.inject=false"),
+        (("neck=fpn", "neck.weight_norm=false"), "no meaning with neck=fpn and neck.residual_block=false"),
     ],
 )
 def test_a_choice_without_meaning_is_refused(overrides: tuple[str, ...], words: str) -> None:

@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from ifpn.csc import BiFPNLayer, DeformableConv, DenseFusion, NASFPNCell, NoFusion, PyramidConv
-from ifpn.csc.init import csc_std
-from ifpn.csc.norm import norm_groups
-from ifpn.csc.resize import max_pool_to
+from ifpn.layers.init import csc_std
+from ifpn.layers.norm import norm_groups
+from ifpn.layers.resize import max_pool_to
 
 Csc = Callable[[int, int], nn.Module]
 P = functools.partial

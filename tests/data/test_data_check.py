@@ -13,7 +13,7 @@ from PIL import Image
 
 from ifpn.data import Augment, DataError, DetectionData, Reading
 from ifpn.data.check import check_split, shared_files
-from ifpn.data.report import as_json, as_text, draw_page
+from ifpn.plots.dataset import as_json, as_text, draw_page
 from tests.data.cases import entry
 
 SCRIPT = Path(__file__).parents[2] / "scripts" / "check_dataset.py"

@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 
 from ifpn.evaluation import CocoEvaluator, GroundTruth, confusion_matrix
-from ifpn.evaluation.figures import draw_confusion, draw_precision_recall, draw_sizes
+from ifpn.plots.evaluation import draw_confusion, draw_precision_recall, draw_sizes
 from tests.evaluation.cases import random_case
 
 

@@ -14,11 +14,11 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.utils import get_object
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from ifpn.config.command import CONF
+from ifpn.config.allowlist import check_targets
+from ifpn.config.paths import CONF
 from ifpn.config.rules import check_rules
-from ifpn.config.targets import check_targets
-from ifpn.reports.paper import TABLES, Row, Table
-from ifpn.reports.results import fits, method_of
+from reproduce.paper import TABLES, Row, Table
+from reproduce.rows import fits, method_of
 
 OURS = [(table, row) for table in TABLES for row in table.rows if row.overrides]
 SCALES = ("paper", "small", "smoke")
@@ -185,3 +185,37 @@ def test_without_an_experiment_nothing_is_different() -> None:
     assert (choices["experiment"], choices["row"], choices["scale"]) == (None, None, "paper")
     assert resolved(cfg) == resolved(composed("~row", "~scale"))
     assert cfg.hydra.mode is None
+
+
+CONTROL = {
+    "none": ("NoFPN", {}),
+    "fpn": ("FPN", {"residual_block": False, "norm": "none"}),
+    "fpn_res": ("FPN", {"residual_block": True, "norm": "none"}),
+    "fpn_gn": ("FPN", {"residual_block": False, "norm": "gn"}),
+    "bare_stack_2": ("StackedFPN", {"inject": False, "repeats": 2}),
+    **{f"stack_{t}": ("StackedFPN", {"inject": True, "repeats": t, "residual_block": True}) for t in (1, 2, 4)},
+    **{f"unroll_{t}": ("ImplicitFPN", {"solver": {"_target_": "ifpn.solvers.Unroll", "steps": t}}) for t in (1, 2, 4)},
+    "broyden": ("ImplicitFPN", {"solver": {"train_evals": 15, "test_evals": 7}}),
+    "fast": ("ImplicitFPN", {"solver": {"train_evals": 7, "test_evals": 7}}),
+}
+G = ("csc", "residual_block", "weight_norm", "dropout", "output_norm", "input_norm", "add_input")
+
+
+def test_the_rows_of_the_control_differ_in_the_neck_alone() -> None:
+    """Head, data, optimiser and steps are the same in all rows, and G the same wherever there is one."""
+    made = {row: resolved(composed("experiment=control", f"row={row}", "detector=atss")) for row in CONTROL}
+    for row, (name, settings) in CONTROL.items():
+        neck = made[row]["neck"]
+        assert neck["_target_"] == f"ifpn.necks.{name}"
+        for key, value in settings.items():
+            found = {k: neck[key][k] for k in value} if isinstance(value, dict) else neck[key]
+            assert found == value, (row, key)
+        others = {key: value for key, value in made[row].items() if key not in ("neck", "solver")}
+        assert others == {key: value for key, value in made["fpn"].items() if key not in ("neck", "solver")}
+    assert {str([made[row]["neck"].get(key) for key in G]) for row in CONTROL if row[:3] in ("sta", "unr", "bro")} == {
+        str([made["fast"]["neck"][key] for key in G])
+    }
+    cfg = composed("experiment=control")
+    optional = {"fpn_gn", "bare_stack_2"}
+    assert set(cfg.hydra.sweeper.params.row.split(",")) == set(CONTROL) - optional
+    assert cfg.hydra.mode.name == "MULTIRUN"

@@ -24,13 +24,13 @@ def test_a_table_at_smoke_scale_from_the_command_line_to_the_papers_column(tmp_p
         done = command("train.py", *sweep, f"hydra.sweep.dir={runs / table}")
         assert done.returncode == 0, done.stdout + done.stderr
         assert sorted(f.parent.name for f in (runs / table).glob("*/result.json")) == folders
-    done = command("-m", "ifpn.reports", str(runs))
+    done = command("report.py", str(runs))
     assert done.returncode == 0, done.stdout + done.stderr
     assert "Table 2: 2 of 5 rows, 2 runs" in done.stdout
     assert "Table 5: 1 of 2 rows, 1 runs" in done.stdout
     assert "left out" not in done.stdout
     logged = {name for file in runs.rglob("metrics.csv") for name in file.read_text().splitlines()[0].split(",")}
-    workspace = runpy.run_path(str(ROOT / "scripts" / "wandb_workspace.py"))
+    workspace = runpy.run_module("reproduce.wandb_workspace")
     assert workspace["metrics"]() <= logged, "the W&B panels name metrics that no run logs"
     text = (runs / "tables" / "tables.md").read_text()
     mark = "data built-in shapes; backbone efficientnet_lite0; 3 steps of 2 images at 64 to 128 px"
@@ -39,10 +39,10 @@ def test_a_table_at_smoke_scale_from_the_command_line_to_the_papers_column(tmp_p
 
 def test_reports_speak_in_sentences(tmp_path: Path) -> None:
     for arguments, text in (
-        ((str(tmp_path), "uot=x"), "uot does not exist. python -m ifpn.reports RUNS takes out. Did you mean out?"),
+        ((str(tmp_path), "uot=x"), "uot does not exist. python report.py RUNS takes out. Did you mean out?"),
         ((str(tmp_path / "absent"),), "is neither a folder of runs nor one of"),
     ):
-        done = command("-m", "ifpn.reports", *arguments)
+        done = command("report.py", *arguments)
         assert done.returncode == 2
         assert text in done.stderr
         assert "Traceback" not in done.stderr

@@ -9,9 +9,9 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from ifpn.csc import BiFPNLayer, NoFusion, PyramidConv
+from ifpn.layers.solve_scope import VariationalDropout, solve_scope
 from ifpn.necks import ImplicitFPN, MDEQNeck, NoFPN
 from ifpn.necks.equilibrium import EquilibriumNeck
-from ifpn.necks.once import VariationalDropout, once_per_solve
 from ifpn.necks.state import Layout
 from ifpn.solvers import GMRES, Anderson, Broyden, Equilibrium, Implicit, Picard, Unroll
 
@@ -182,7 +182,7 @@ def test_batch_norm_statistics_move_once(solver: Equilibrium | Unroll, grad: boo
 def test_an_error_inside_a_solve_leaves_nothing_behind() -> None:
     neck = ImplicitFPN(CHANNELS, 16, csc=lambda c, n: BiFPNLayer(c, n, norm="bn"), dropout=0.5).train()
     before = {name: value.clone() for name, value in neck.state_dict().items()}
-    with pytest.raises(RuntimeError, match="stop"), once_per_solve(neck.g):  # noqa: PT012
+    with pytest.raises(RuntimeError, match="stop"), solve_scope(neck.g):  # noqa: PT012
         neck.g(neck.projection(list(features().values())))
         raise RuntimeError("stop")
     assert all(torch.equal(before[name], value) for name, value in neck.state_dict().items())

@@ -24,10 +24,10 @@ from pytorch_lightning.callbacks import Callback
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ifpn.config.command import CONF
+from ifpn.cli import train as run_module
+from ifpn.config.paths import CONF
+from ifpn.runs.checkpoint import read_checkpoint
 from ifpn.solvers import fixed_point
-from ifpn.training import run as run_module
-from ifpn.training.checkpoint import read_checkpoint
 
 # Deadlines are for a quiet machine; a busy one multiplies them.
 PATIENCE = float(os.environ.get("IFPN_TEST_PATIENCE", "1"))

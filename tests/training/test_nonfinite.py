@@ -10,8 +10,8 @@ import pytest
 import torch
 from torch import nn
 
+from ifpn.runs.checkpoint import read_checkpoint
 from ifpn.training.callbacks.nonfinite import NonFiniteError
-from ifpn.training.checkpoint import read_checkpoint
 from tests.training.harness import STEPS, TWO_RANKS, Call, configuration, tensors_hash, train_here, train_in_processes
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork:DeprecationWarning")

@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from ifpn.config.command import CONF
+from ifpn.config.paths import CONF
 from ifpn.training import Cosine, MultiStep, Recipe
 from ifpn.training.recipe import backbone_parameters, split_parameters
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from ifpn.training.checkpoint import read_checkpoint
+from ifpn.runs.checkpoint import read_checkpoint
 from tests.training.harness import STEPS, TWO_RANKS, Kill, configuration, tensors_hash, train_in_processes
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork:DeprecationWarning")

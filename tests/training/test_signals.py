@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from hydra.errors import InstantiationException
 
-from ifpn.training.checkpoint import read_checkpoint
+from ifpn.runs.checkpoint import read_checkpoint
 from tests.conftest import ROOT
 from tests.training.harness import STEPS, TWO_RANKS, Call, configuration, tensors_hash, train_here, train_in_processes
 

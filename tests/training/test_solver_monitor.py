@@ -16,13 +16,13 @@ from hydra.utils import instantiate
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from ifpn.config.command import CONF
+from ifpn.config.paths import CONF
 from ifpn.errors import UserError
 from ifpn.necks import ImplicitFPN
 from ifpn.solvers import Anderson, Equilibrium, Solution, Stats, Unroll
 from ifpn.training.callbacks import SolverMonitor
 from ifpn.training.callbacks.solver_monitor import describe
-from ifpn.training.metrics_log import MetricsLog
+from ifpn.training.loggers import MetricsLog
 
 from ..necks.test_neck_spectral import Turn
 

@@ -16,12 +16,11 @@ import torch
 from omegaconf import OmegaConf
 
 from ifpn.backbones import weights as backbone_weights
-from ifpn.config.errors import ConfigError
-from ifpn.errors import UserError
-from ifpn.inference import load
-from ifpn.training.checkpoint import FORMAT, SafeCheckpointIO, WriteError, read_checkpoint
-from ifpn.training.export import export, read_export
-from ifpn.training.run import resume_path
+from ifpn.cli.train import resume_path
+from ifpn.errors import ConfigError, UserError
+from ifpn.predictor import load
+from ifpn.runs.checkpoint import FORMAT, SafeCheckpointIO, WriteError, read_checkpoint
+from ifpn.runs.export import export, read_export
 from tests.conftest import ROOT
 from tests.training.harness import BATCHES, PATIENCE, STEPS, Call, configuration, tensors_hash, train_here
 from tests.training.test_nonfinite import break_loss
@@ -177,7 +176,7 @@ def test_no_door_runs_code_from_a_file(evil: Path, small_data: Path, tmp_path: P
     assert not (tmp_path / "ran").exists()
 
 
-@pytest.mark.parametrize("target", ["os.system", "torch.hub.load", "ifpn.training.run.logging.os.system"])
+@pytest.mark.parametrize("target", ["os.system", "torch.hub.load", "ifpn.cli.train.logging.os.system"])
 def test_a_checkpoint_that_names_a_forbidden_class_is_not_built(target: str, tmp_path: Path) -> None:
     config = {"backbone": {"_target_": target, "weights": "none"}}
     facts = {"format": FORMAT, "config": config, "class_names": ["a"], "category_ids": [1]}

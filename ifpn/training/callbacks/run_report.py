@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import statistics
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +13,14 @@ import torch
 from pytorch_lightning.callbacks import Callback
 from pytorch_lightning.loggers import WandbLogger
 
-from ifpn.reports.convergence import draw_convergence
-from ifpn.reports.curves import draw_curves
-from ifpn.reports.media import log_media
-from ifpn.reports.samples import draw_samples
+from ifpn.plots.convergence import draw_convergence
+from ifpn.plots.curves import draw_curves
+from ifpn.plots.samples import draw_samples
+from ifpn.runs.result import write_result
+from ifpn.training.callbacks.checkpoints import BestCheckpoint
 from ifpn.training.callbacks.solver_monitor import SolverMonitor
+from ifpn.training.loggers import log_media
 from ifpn.training.module import DetectionModule
-from ifpn.training.result import write_result
 
 
 class RunReport(Callback):
@@ -57,7 +60,8 @@ class RunReport(Callback):
             return
         folder = Path(trainer.default_root_dir)
         monitor = next((c for c in trainer.callbacks if isinstance(c, SolverMonitor)), None)  # type: ignore[attr-defined]
-        write_result(folder / "result.json", trainer, pl_module, self.step_seconds, monitor.summary if monitor else {})
+        measured = self._measured(trainer, pl_module, monitor.summary if monitor else {})
+        write_result(folder / "result.json", pl_module.facts["config"], pl_module.device, measured)
         pictures = [self._draw_samples(trainer, pl_module, folder / "samples.png")]
         for logger in trainer.loggers:
             logger.save()
@@ -70,6 +74,24 @@ class RunReport(Callback):
         for logger in trainer.loggers:
             if isinstance(logger, WandbLogger):
                 log_media(logger, pictures, pl_module.scores or {})
+
+    def _measured(self, trainer: pl.Trainer, module: DetectionModule, solver: Mapping[str, float]) -> dict[str, Any]:
+        """`complete` says whether the training reached its last step."""
+        scores = module.scores or {"summary": None, "per_class": None}
+        best = next((c.best_score for c in trainer.callbacks if isinstance(c, BestCheckpoint)), None)  # type: ignore[attr-defined]
+        return {
+            "complete": trainer.global_step >= module.plan.max_steps,
+            "seed": module.seed,
+            "steps": trainer.global_step,
+            "batch": module.plan.batch,
+            "world_size": trainer.world_size,
+            "summary": scores["summary"],
+            "per_class": scores["per_class"],
+            "best_AP": best,
+            "solver": dict(solver),
+            "parameters": sum(p.numel() for p in module.detector.parameters()),
+            "seconds_per_step": statistics.median(self.step_seconds) if self.step_seconds else None,
+        }
 
     def _draw_samples(self, trainer: pl.Trainer, module: DetectionModule, path: Path) -> Path:
         dataset = trainer.datamodule.val_dataset  # type: ignore[attr-defined]

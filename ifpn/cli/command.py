@@ -1,0 +1,184 @@
+"""The command line: Hydra composes, and what a user got wrong comes back as one sentence, not a traceback."""
+
+from __future__ import annotations
+
+import difflib
+import os
+import shutil
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import hydra
+import hydra._internal.hydra
+from hydra._internal.callbacks import Callbacks
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import HydraException, InstantiationException, MissingConfigException
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from ifpn.cli.quoting import with_plain_paths
+from ifpn.config.paths import CONF
+from ifpn.errors import NO_ROOM, ConfigError, UserError
+
+# For developers: tracebacks instead of sentences.
+TRACEBACK_SWITCH = "IFPN_TRACEBACK"
+# Told in a sentence; anything else is a defect of ours and shows where it happened.
+TOLD = (HydraException, OmegaConfBaseException, UserError, OSError)
+
+
+def command(config_name: str) -> Callable[[Callable[[DictConfig], None]], Callable[[], None]]:
+    """Decorate `main(cfg)`: compose `conf/<config_name>.yaml` with the command line, check it, run.
+
+    The configuration that `main` gets is resolved (no interpolation left) and checked; `run_dir` is absolute.
+    Exit status 2 for an error of the user, which is printed as one paragraph on stderr.
+    """
+
+    def decorate(main: Callable[[DictConfig], None]) -> Callable[[], None]:
+        @hydra.main(version_base="1.3", config_path=str(CONF), config_name=config_name)
+        def composed(cfg: DictConfig) -> None:
+            try:
+                main(checked(cfg, list(HydraConfig.get().overrides.task)))
+            except TOLD as error:
+                if HydraConfig.get().mode != RunMode.RUN:  # the sweep wants to know
+                    raise
+                # Not through Hydra, which would write a line of its own before ours.
+                failed.append(error)
+                remove_unused_folder()
+
+        failed: list[Exception] = []
+
+        def run() -> None:
+            # Hydra then lets its exceptions through, so that they can be told in our words.
+            os.environ["HYDRA_FULL_ERROR"] = "1"
+            setattr(hydra._internal.hydra, "Callbacks", CheckedCallbacks)  # noqa: B010  # not exported, so mypy cannot know it
+            try:
+                sys.argv[1:] = with_plain_paths(with_jobs(sys.argv[1:]))
+                composed()
+                if failed:
+                    raise failed[0]
+            except TOLD as error:
+                if os.environ.get(TRACEBACK_SWITCH) == "1":
+                    raise
+                print(f"error: {sentence(error)}", file=sys.stderr)
+                sys.exit(2)
+
+        return run
+
+    return decorate
+
+
+def remove_unused_folder() -> None:
+    """Remove the folder that Hydra made and named for a run which was refused before it wrote anything there."""
+    overrides = HydraConfig.get().overrides
+    if any(given.startswith(("run_dir=", "hydra.run.dir=")) for given in [*overrides.task, *overrides.hydra]):
+        return
+    folder = Path(HydraConfig.get().runtime.output_dir)
+    if {path.name for path in folder.iterdir()} <= {"hydra"}:  # Hydra's own notes
+        shutil.rmtree(folder, ignore_errors=True)  # the reason of the refusal must be what is told
+
+
+def checked(cfg: DictConfig, overrides: list[str]) -> DictConfig:
+    """Resolve the configuration and refuse what cannot work, before anything is built."""
+    from ifpn.config.allowlist import check_targets
+    from ifpn.config.rules import check_rules
+
+    # In a sweep every job has its own folder, which only Hydra knows.
+    if "run_dir" in cfg:
+        cfg.run_dir = HydraConfig.get().runtime.output_dir
+    container = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=False)
+    resolved = OmegaConf.create(container)
+    assert isinstance(resolved, DictConfig)
+    check_rules(resolved, overrides, choices())
+    check_targets(resolved)
+    return resolved
+
+
+class CheckedCallbacks(Callbacks):
+    """Hydra's own callbacks, checked first: they are built, and run, before it hands the configuration to us."""
+
+    def __init__(self, config: DictConfig | None = None) -> None:
+        from ifpn.config.allowlist import check_targets
+
+        whole = OmegaConf.create() if config is None else config
+        check_targets({"hydra.callbacks": OmegaConf.select(whole, "hydra.callbacks")})
+        for part in ("launcher", "sweeper"):
+            target = str(OmegaConf.select(whole, f"hydra.{part}._target_"))
+            if not target.startswith(("hydra_plugins.", "hydra._internal.core_plugins.", "None")):
+                raise ConfigError(f"hydra.{part}._target_={target!r} is not allowed: it must be a plugin of Hydra.")
+        super().__init__(config)
+
+
+def with_jobs(arguments: list[str]) -> list[str]:
+    """`-j 2` (or `-j2`) becomes `hydra.launcher.jobs=2`, and `-m` goes to the front, where Hydra wants it.
+
+    Raises:
+        ConfigError: `-j` without a whole number, or without `-m`.
+    """
+    flags, rest, jobs = [], [], []
+    left = iter(arguments)
+    for argument in left:
+        if argument in ("-m", "--multirun"):
+            flags.append(argument)
+        elif argument == "-j" or (argument.startswith("-j") and argument[2:].isdigit()):
+            number = argument[2:] or next(left, "")
+            if not number.isdigit() or int(number) < 1:
+                raise ConfigError(f"-j {number or '(nothing)'} is not allowed: give a whole number, 1 or more: -j 2.")
+            jobs.append(f"hydra.launcher.jobs={number}")
+        else:
+            rest.append(argument)
+    if jobs and not flags:
+        raise ConfigError("-j, how many jobs of a sweep run at a time, has no meaning without -m: train.py -m -j 2 …")
+    return [*flags, *rest, *jobs]
+
+
+def choices() -> dict[str, str | None]:
+    """Which option of each group was chosen: {"neck": "implicit", ...}."""
+    return dict(HydraConfig.get().runtime.choices)
+
+
+def sentence(error: BaseException) -> str:
+    """An error of Hydra, OmegaConf or ours in one short paragraph that names what is allowed."""
+    if isinstance(error, UserError):
+        return str(error)
+    if isinstance(error, MissingConfigException):  # an OSError too
+        return _missing_option(error)
+    if isinstance(error, OSError):
+        remedy = "free some space" if error.errno in NO_ROOM else "make it readable and writable, or name another place"
+        return f"{error.filename or 'a file of the run'}: {error.strerror or error}. What to do: {remedy}."
+    cause = error.__cause__ if isinstance(error.__cause__, OmegaConfBaseException) else error
+    if isinstance(cause, OmegaConfBaseException) and "is not in struct" in str(cause):
+        return _unknown_key(cause)
+    if isinstance(error, InstantiationException) and error.__cause__ is not None:
+        return f"{error.__cause__} (while building {_last_line(error)})"
+    return " ".join(str(error).split())
+
+
+def _missing_option(error: MissingConfigException) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    options = [line for line in (error.options or []) if line] if error.options else []
+    wanted = error.missing_cfg_file or ""
+    group, _, name = wanted.rpartition("/")
+    close = difflib.get_close_matches(name, options, n=1)
+    hint = f" Did you mean {group}={close[0]}?" if close else ""
+    if not options:
+        return " ".join(lines)
+    return f"{group}={name} does not exist. Allowed: {', '.join(sorted(options))}.{hint}"
+
+
+def _unknown_key(cause: OmegaConfBaseException) -> str:
+    full_key = str(getattr(cause, "full_key", "") or "")
+    parent_path, _, key = full_key.rpartition(".")
+    parent: Any = getattr(cause, "parent_node", None)
+    allowed = [str(k) for k in parent if not str(k).startswith("_")] if isinstance(parent, DictConfig) else []
+    close = difflib.get_close_matches(key, allowed, n=1)
+    hint = f" Did you mean {close[0]}?" if close else ""
+    where = f"'{parent_path}'" if parent_path else "the configuration"
+    return f"{full_key} does not exist. {where} has: {', '.join(allowed)}.{hint}"
+
+
+def _last_line(error: BaseException) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[-1].removeprefix("full_key: ") if lines else type(error).__name__

@@ -1,0 +1,84 @@
+"""One job of a sweep: its folder tells whether it is finished, interrupted, failed or new."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from ifpn.errors import ConfigError
+from ifpn.runs.identity import config_hash
+
+FAILED = "failed.txt"
+
+
+@dataclass(frozen=True)
+class Job:
+    """overrides: as typed, in Hydra's grammar. folder: its run_dir. config: composed and resolved, without `hydra`."""
+
+    number: int
+    overrides: tuple[str, ...]
+    folder: Path
+    config: Mapping[str, Any]
+
+    @property
+    def devices(self) -> object:
+        return (self.config.get("trainer") or {}).get("devices", 1)
+
+    @property
+    def one_device(self) -> bool:
+        """Whether Lightning will certainly start no further processes for it."""
+        trainer = self.config.get("trainer") or {}
+        return self.devices in (1, "1") and trainer.get("num_nodes", 1) == 1
+
+    def finished(self) -> bool:
+        """The folder holds the complete result of this very configuration.
+
+        Raises:
+            ConfigError: it holds a run of another configuration.
+        """
+        self._check_same()
+        result = self._result()
+        return bool(result.get("complete")) and result.get("config_hash") == config_hash(self.config)
+
+    def interrupted(self) -> bool:
+        """A run was started here and did not finish."""
+        return (self.folder / "config.yaml").is_file() or any(self.folder.glob("*.ckpt"))
+
+    def mark_failed(self, reason: str) -> None:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        (self.folder / FAILED).write_text(reason.rstrip() + "\n")
+
+    def unmark(self) -> None:
+        (self.folder / FAILED).unlink(missing_ok=True)
+
+    def summary(self) -> dict[str, Any]:
+        """The 12 numbers of its last validation, empty if there are none."""
+        return dict(self._result().get("summary") or {})
+
+    def _result(self) -> dict[str, Any]:
+        try:
+            result = json.loads((self.folder / "result.json").read_text())
+        except (OSError, ValueError):
+            return {}
+        return result if isinstance(result, dict) else {}
+
+    def _check_same(self) -> None:
+        path = self.folder / "config.yaml"
+        if not path.is_file():
+            return
+        try:
+            before = yaml.safe_load(path.read_text())
+        except yaml.YAMLError as error:
+            raise ConfigError(
+                f"{path} is not valid YAML ({error}): remove {self.folder} to run this job anew."
+            ) from error
+        if not isinstance(before, dict) or config_hash(before) != config_hash(self.config):
+            raise ConfigError(
+                f"{self.folder} holds a run of another configuration with the same overrides (the files in conf/ "
+                "have changed since): give another hydra.sweep.dir, or remove the folder."
+            )

@@ -1,0 +1,141 @@
+"""`ifpn report`: a table of any sweep, with paired differences."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from hydra.utils import instantiate
+from omegaconf import DictConfig
+from rich.console import Console
+
+from ifpn.cli.report_text import write_report
+from ifpn.config.allowlist import check_targets
+from ifpn.errors import ConfigError, UserError
+from ifpn.evaluation import GroundTruth, Matches, read_predictions
+from ifpn.evaluation.paired import PairedDifference, images_interval, paired_difference
+from ifpn.plots.comparison import draw_comparison
+from ifpn.runs.sweep import METRICS, Row, SweptRun, read_sweep
+
+
+@dataclass(frozen=True)
+class Contrast:
+    """One row less another, over the seeds that both have.
+
+    Attributes:
+        name: what the difference is called.
+        a, b: names of the rows.
+        metric: of COCO's numbers.
+        seeds: the pairs.
+        over_seeds: None where no seed is in both rows.
+        over_images: the bootstrap's 95 % interval in percent, where the runs left their predictions; AP only.
+    """
+
+    name: str
+    a: str
+    b: str
+    metric: str
+    seeds: tuple[int, ...]
+    over_seeds: PairedDifference | None
+    over_images: tuple[float, float] | None
+
+
+def report(cfg: DictConfig) -> list[Contrast]:
+    """Read the runs below `cfg.runs`, print the table, write it as Markdown, CSV, LaTeX and a picture.
+
+    Raises:
+        ConfigError: no finished run, or a row or metric that is not there.
+    """
+    console, folder = Console(highlight=False), Path(cfg.runs).expanduser()
+    if not folder.is_dir():
+        raise ConfigError(f"runs={cfg.runs}: must be a folder with runs below it.")
+    rows, left = read_sweep(folder)
+    if not rows:
+        reasons = "; ".join(f"{path}: {reason}" for path, reason in left[:3]) or "there is no result.json below it"
+        raise ConfigError(f"runs={cfg.runs}: holds no finished run ({reasons}). Give the folder of a sweep.")
+    unknown = [metric for metric in cfg.metrics if metric not in METRICS]
+    if unknown:
+        raise ConfigError(f"metrics={unknown[0]}: must be one of {', '.join(METRICS)}.")
+    wanted = asked_for(cfg, [row.name for row in rows])
+    truth = _truth(rows, console) if wanted and cfg.resamples else None
+    by_name = {row.name: row for row in rows}
+    contrasts = [
+        contrast(name, by_name[a], by_name[b], metric, truth if metric == "AP" else None, cfg.resamples)
+        for name, a, b in wanted
+        for metric in cfg.metrics
+    ]
+    out = Path(cfg.run_dir)
+    out.mkdir(parents=True, exist_ok=True)
+    tables = write_report(rows, contrasts, left, out)
+    draw_comparison(rows, contrasts, out / "differences.png")
+    for table in tables:
+        console.print(table)
+    for path, reason in left:
+        console.print(f"left out: {path}: {reason}", markup=False, soft_wrap=True)
+    console.print(f"In {out}: {', '.join(sorted(f.name for f in out.iterdir() if f.is_file()))}", soft_wrap=True)
+    return contrasts
+
+
+def asked_for(cfg: DictConfig, names: Sequence[str]) -> list[tuple[str, str, str]]:
+    """(name, row, row) of every difference: the named ones whose rows were run, and all rows less the baseline.
+
+    Raises:
+        ConfigError: a baseline that is no row, or a contrast that is not of the form `a - b`.
+    """
+    found = []
+    for name, text in (cfg.get("contrasts") or {}).items():
+        a, minus, b = str(text).partition(" - ")
+        if not minus:
+            raise ConfigError(f"contrasts.{name}={text}: must be two rows, 'a - b', of {', '.join(names)}.")
+        if a.strip() in names and b.strip() in names:
+            found.append((str(name), a.strip(), b.strip()))
+    if cfg.baseline is not None:
+        if cfg.baseline not in names:
+            raise ConfigError(f"baseline={cfg.baseline}: must be a row of this sweep: {', '.join(names)}.")
+        found += [(f"{name} - {cfg.baseline}", name, cfg.baseline) for name in names if name != cfg.baseline]
+    return found
+
+
+def contrast(name: str, a: Row, b: Row, metric: str, truth: GroundTruth | None, resamples: int) -> Contrast:
+    """Pair two rows by seed; runs whose validation set has no box of the kind are no pair."""
+    pairs, first, second = [], [], []
+    for seed in sorted(a.by_seed.keys() & b.by_seed.keys()):
+        x, y = a.by_seed[seed].value(metric), b.by_seed[seed].value(metric)
+        if x is not None and y is not None:
+            pairs.append((a.by_seed[seed], b.by_seed[seed]))
+            first.append(x)
+            second.append(y)
+    over_seeds = paired_difference(first, second) if pairs else None
+    over_images = None if truth is None else _over_images(pairs, truth, resamples)
+    return Contrast(name, a.name, b.name, metric, tuple(run.seed for run, _ in pairs), over_seeds, over_images)
+
+
+def _over_images(
+    pairs: Sequence[tuple[SweptRun, SweptRun]], truth: GroundTruth, resamples: int
+) -> tuple[float, float] | None:
+    files = [[run.folder / "predictions.json" for run in pair] for pair in pairs]
+    if not files or not all(file.is_file() for pair in files for file in pair):
+        return None
+    matched = [tuple(Matches(truth, read_predictions(file, truth)) for file in pair) for pair in files]
+    low, high = images_interval([(a, b) for a, b in matched], resamples)
+    return 100 * low, 100 * high
+
+
+def _truth(rows: Sequence[Row], console: Console) -> GroundTruth | None:
+    """The validation boxes that all runs were scored on; None where they differ or are not there any more."""
+    nodes: list[Mapping[str, Any]] = [run.content["config"]["data"] for row in rows for run in row.runs]
+    if len({str((n.get("root"), n.get("val_annotations"), n.get("generate"))) for n in nodes}) > 1:
+        console.print("The runs were validated on different data: no interval over images.", soft_wrap=True)
+        return None
+    try:
+        check_targets(nodes[0])
+        data = instantiate({**nodes[0], "check": False})
+        data.use_validation_categories()
+        data.setup("validate")
+        truth: GroundTruth = data.val_ground_truth()
+    except (UserError, OSError) as error:
+        console.print(f"No interval over images: {error}", soft_wrap=True)
+        return None
+    return truth

@@ -1,0 +1,157 @@
+"""The report of a sweep as Markdown, CSV and LaTeX."""
+
+from __future__ import annotations
+
+import csv
+import io
+import statistics
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rich.table import Table
+
+from ifpn.evaluation.paired import EFFECTS, pairs_needed
+from ifpn.runs.sweep import METRICS, Row
+
+if TYPE_CHECKING:
+    from ifpn.cli.report import Contrast
+
+COSTS = {  # column: (path in result.json, factor, digits)
+    "M params": (("parameters",), 1e-6, 2),
+    "GMAC": (("multiply_adds",), 1e-9, 2),
+    "s/step": (("seconds_per_step",), 1.0, 2),
+    "MiB": (("peak_memory_mib",), 1.0, 0),
+    "rho": (("solver", "spectral_radius"), 1.0, 2),
+}
+_LATEX = {"&": r"\&", "%": r"\%", "_": r"\_", "#": r"\#", "±": r"$\pm$", "-": r"$-$"}
+
+HOW_TO_READ = (
+    "Box AP in percent of the weights at the end of training: mean ± sample standard deviation over n seeds. Costs are "
+    "medians over the runs; GMAC: multiply-adds of the detector for one validation image; depth: 1 / (1 - rho), the "
+    "number of applications that an equilibrium sums."
+)
+HOW_TO_READ_DIFFERENCES = (
+    "Mean of the differences of runs with the same seed. Seeds: Student's t with n - 1 degrees of freedom, what other "
+    "trainings would change. Images: bootstrap over the validation images, what other images would change. Neither "
+    "contains the other. Pairs needed: to see a true difference of that size with 80 % power, two-sided 5 %, at the "
+    "standard deviation measured here, which few pairs know only roughly."
+)
+
+
+def write_report(
+    rows: Sequence[Row], contrasts: Sequence[Contrast], left: Sequence[tuple[Path, str]], out: Path
+) -> list[Table]:
+    """Write report.md, rows.csv, runs.csv, differences.csv and rows.tex below `out`; returns what a terminal holds."""
+    heads, cells = _table(rows)
+    parts = ["# Runs", HOW_TO_READ, _grid(heads, cells)]
+    if contrasts:
+        parts += ["# Differences", HOW_TO_READ_DIFFERENCES, _grid(*_differences(contrasts))]
+    if left:
+        parts += ["# Left out", "\n".join(f"* `{path}`: {reason}" for path, reason in left)]
+    texts = {
+        "report.md": "\n\n".join(parts) + "\n",
+        "rows.csv": _csv(heads, cells),
+        "runs.csv": _csv(*_runs(rows)),
+        "differences.csv": _csv(*_differences(contrasts)),
+        "rows.tex": _latex(heads, cells),
+    }
+    for name, text in texts.items():
+        (out / name).write_text(text, encoding="utf-8")
+    short = _differences(contrasts)
+    tables = [_printed("box AP in percent", heads, cells)]
+    # The columns that fit into a terminal: the rest stands in the files.
+    return tables + (
+        [_printed("paired differences", short[0][1:8], [row[1:8] for row in short[1]])] if contrasts else []
+    )
+
+
+def _printed(title: str, heads: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
+    table = Table(title=title, title_justify="left")
+    for place, head in enumerate(heads):
+        table.add_column(head, justify="right" if place else "left")
+    for row in rows:
+        table.add_row(*row)
+    return table
+
+
+def _table(rows: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
+    heads = ["row", *METRICS, "n", *COSTS, "depth"]
+    cells = []
+    for row in rows:
+        costs = [_cost(row, *COSTS[name]) for name in COSTS]
+        cells.append([row.name, *(_spread(row.values(m)) for m in METRICS), str(len(row.runs)), *costs, _depth(row)])
+    # A column that no run has says nothing.
+    kept = [i for i in range(len(heads)) if any(line[i] for line in cells)]
+    return [heads[i] for i in kept], [[line[i] for i in kept] for line in cells]
+
+
+def _cost(row: Row, path: tuple[str, ...], factor: float, digits: int) -> str:
+    value = row.cost(*path)
+    return "" if value is None else f"{value * factor:.{digits}f}"
+
+
+def _depth(row: Row) -> str:
+    rho = row.cost("solver", "spectral_radius")
+    if rho is None:
+        return ""
+    return f"{1 / (1 - rho):.1f}" if rho < 1 else "∞"
+
+
+def _spread(values: Sequence[float]) -> str:
+    if not values:
+        return ""
+    return f"{statistics.fmean(values):.1f}" + (f" ± {statistics.stdev(values):.1f}" if len(values) > 1 else "")
+
+
+def _differences(contrasts: Sequence[Contrast]) -> tuple[list[str], list[list[str]]]:
+    heads = ["difference", "rows", "of", "mean", "95 % over seeds", "99 % over seeds", "95 % over images", "n"]
+    heads += ["sd", *(f"pairs needed for {effect:g} AP" for effect in EFFECTS)]
+    cells = []
+    for one in contrasts:
+        found = one.over_seeds
+        line = [one.name, f"{one.a} - {one.b}", one.metric, "" if found is None else f"{found.mean:+.2f}"]
+        line += [_interval(None if found is None else found.interval(level)) for level in (0.95, 0.99)]
+        line += [_interval(one.over_images), str(len(one.seeds))]
+        sd = None if found is None else found.sd
+        line += ["", *[""] * len(EFFECTS)] if not sd else [f"{sd:.2f}", *(str(pairs_needed(sd, e)) for e in EFFECTS)]
+        cells.append(line)
+    return heads, cells
+
+
+def _interval(ends: tuple[float, float] | None) -> str:
+    return "" if ends is None else f"{ends[0]:+.2f} to {ends[1]:+.2f}"
+
+
+def _runs(rows: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
+    """Every run by itself, so that the table can be checked without the runs."""
+    heads = ["row", "seed", *METRICS, "steps", "batch", "seconds_per_step", "peak_memory_mib", "config_hash", "commit"]
+    cells = []
+    for row in rows:
+        for run in row.runs:
+            numbers = ["" if (v := run.value(metric)) is None else f"{v:.4f}" for metric in METRICS]
+            names = ("steps", "batch", "seconds_per_step", "peak_memory_mib", "config_hash", "commit")
+            cells.append([row.name, str(run.seed), *numbers, *(str(run.content.get(n, "")) for n in names)])
+    return heads, cells
+
+
+def _grid(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = [heads, ["---"] * len(heads), *rows]
+    return "\n".join("| " + " | ".join(cell.replace("|", r"\|") for cell in line) + " |" for line in lines)
+
+
+def _csv(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    buffer = io.StringIO()
+    csv.writer(buffer, lineterminator="\n").writerows([heads, *rows])
+    return buffer.getvalue()
+
+
+def _latex(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = [rf"\begin{{tabular}}{{l{'r' * (len(heads) - 1)}}}", r"\toprule"]
+    lines += [" & ".join(map(_tex, heads)) + r" \\", r"\midrule"]
+    lines += [" & ".join([_tex(row[0]), *map(_tex, row[1:])]) + r" \\" for row in rows]
+    return "\n".join([*lines, r"\bottomrule", r"\end{tabular}"]) + "\n"
+
+
+def _tex(text: str) -> str:
+    return "".join(_LATEX.get(c, c) for c in text)

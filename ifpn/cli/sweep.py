@@ -1,0 +1,148 @@
+"""All jobs of a sweep: skip the finished, resume the interrupted, go on after a failure, and say what happened."""
+
+from __future__ import annotations
+
+import json
+import signal
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from ifpn.cli.jobs import FAILED, Job
+from ifpn.cli.processes import Processes, job_command
+from ifpn.errors import UserError
+
+# Runs a job in this process; returns the exception that ended it, or None.
+InProcess = Callable[[Job, bool], BaseException | None]
+
+
+class SweepError(UserError):
+    """Some jobs of a sweep failed; the others are done."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """status: finished | skipped (was finished before) | failed."""
+
+    job: Job
+    status: str
+    reason: str = ""
+
+
+def run_sweep(
+    jobs: Sequence[Job], folder: Path, *, at_a_time: int, in_process: InProcess, hydra_overrides: Sequence[str]
+) -> list[Outcome]:
+    """Run all jobs, `at_a_time` of them together; write `<folder>/sweep.json`.
+
+    Jobs run in this process if they use one device and come one at a time, else each in a process of its own.
+
+    Raises:
+        SweepError: at the end, if some failed.
+    """
+    processes = Processes()
+    separate = at_a_time > 1 or not all(job.one_device for job in jobs)
+
+    def run(job: Job) -> Outcome:
+        outcome = _run_job(job, len(jobs), separate, at_a_time > 1, processes, in_process, hydra_overrides)
+        print(f"[{job.number + 1}/{len(jobs)}] {outcome.status}: {job.folder.name}", flush=True)
+        return outcome
+
+    if separate:
+        with _stopping(processes), ThreadPoolExecutor(at_a_time) as pool:
+            try:
+                outcomes = list(pool.map(run, jobs))
+            except BaseException:
+                processes.stop()  # also after Ctrl-C, which need not have reached them
+                pool.shutdown(wait=False, cancel_futures=True)
+                raise
+    else:
+        outcomes = [run(job) for job in jobs]
+    _write(outcomes, folder)
+    failed = [o for o in outcomes if o.status == "failed"]
+    if failed:
+        names = "; ".join(f"{o.job.folder / FAILED}: {_first_line(o.reason)}" for o in failed)
+        raise SweepError(
+            f"{len(failed)} of {len(jobs)} jobs failed ({names}). "
+            "The same command again runs only what is not finished."
+        )
+    return outcomes
+
+
+def _run_job(
+    job: Job,
+    total: int,
+    separate: bool,
+    to_file: bool,
+    processes: Processes,
+    in_process: InProcess,
+    hydra_overrides: Sequence[str],
+) -> Outcome:
+    try:
+        if job.finished():
+            return Outcome(job, "skipped")
+        resume = job.interrupted()
+    except UserError as error:
+        # Not marked in the folder, which holds somebody else's run.
+        return Outcome(job, "failed", str(error))
+    job.folder.mkdir(parents=True, exist_ok=True)
+    job.unmark()
+    verb = "resumes" if resume else "starts"
+    print(f"[{job.number + 1}/{total}] {verb}: {' '.join(job.overrides)} -> {job.folder}", flush=True)
+    if separate:
+        log = job.folder / "job.log" if to_file else None
+        status = processes.run(job_command(job, hydra_overrides, resume=resume), log)
+        reason = f"exit status {status}{f', see {log}' if log else ''}" if status else ""
+    else:
+        error_or_none = in_process(job, resume)
+        reason = f"{type(error_or_none).__name__}: {error_or_none}" if error_or_none else ""
+    if not reason and not job.finished():
+        reason = "ended without a complete result.json"
+    if reason:
+        job.mark_failed(reason)
+        return Outcome(job, "failed", reason)
+    return Outcome(job, "finished")
+
+
+@contextmanager
+def _stopping(processes: Processes) -> Iterator[None]:
+    """SIGTERM to this process reaches every job; then this process ends, too."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        processes.stop()
+        raise SystemExit(128 + number)
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _write(outcomes: Sequence[Outcome], folder: Path) -> None:
+    """sweep.json: one entry per job of this sweep, in its order."""
+    rows: list[dict[str, Any]] = [
+        {
+            "folder": o.job.folder.name,
+            "overrides": list(o.job.overrides),
+            "status": o.status,
+            "reason": o.reason or None,
+            "summary": o.job.summary() if o.status != "failed" else None,
+        }
+        for o in outcomes
+    ]
+    folder.mkdir(parents=True, exist_ok=True)
+    beside = folder / ".sweep.json.partial"
+    beside.write_text(json.dumps(rows, indent=1) + "\n")
+    beside.replace(folder / "sweep.json")
+
+
+def _first_line(text: str) -> str:
+    return text.strip().splitlines()[0] if text.strip() else ""

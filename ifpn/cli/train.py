@@ -1,0 +1,207 @@
+"""`python train.py`: from a checked configuration to a finished run folder."""
+
+from __future__ import annotations
+
+import logging
+import tempfile
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf
+from pytorch_lightning.callbacks import Checkpoint
+from rich.console import Console
+from rich.table import Table
+from torch import nn
+
+from ifpn.config.build import build_detector, build_list
+from ifpn.data import DetectionData
+from ifpn.errors import ConfigError
+from ifpn.evaluation import CocoEvaluator
+from ifpn.runs.checkpoint import FORMAT, SafeCheckpointIO, cannot_write, newest_valid, read_checkpoint
+from ifpn.training.callbacks.nonfinite import NonFinite
+from ifpn.training.loggers import keep_rows
+from ifpn.training.loops import install_loops
+from ifpn.training.module import DetectionModule
+from ifpn.training.randomness import derive
+from ifpn.training.recipe import Plan, Recipe
+
+Build = Callable[[DictConfig, int], nn.Module]
+
+
+def train(cfg: DictConfig, build: Build = build_detector) -> dict[str, float]:
+    """Build, train, evaluate, report. Returns the 12 COCO numbers of the last validation.
+
+    build: (configuration, number of classes) -> detector; another one trains a foreign detector under our conditions.
+    """
+    quiet()
+    console = Console(highlight=False)
+    run_dir = Path(cfg.run_dir)
+    ckpt = resume_path(cfg)
+    check_run_dir(run_dir, resuming=cfg.ckpt == "last" or (ckpt is not None and ckpt.parent == run_dir.resolve()))
+    data: DetectionData = instantiate(cfg.data)
+    trainer = build_trainer(cfg, run_dir)
+    data.prepare_data()
+    data.setup("fit")
+    recipe: Recipe = instantiate(cfg.schedule)
+    plan = recipe.plan(trainer.world_size, trainer.accumulate_grad_batches, data.batches_per_epoch(trainer.world_size))
+    guard = next((c for c in trainer.callbacks if isinstance(c, NonFinite)), None)  # type: ignore[attr-defined]
+    module = build_module(cfg, build, data, recipe, plan, guard)
+    data.position = lambda: module.batches_seen
+    # Known only now: the number of steps depends on the devices that the trainer found.
+    install_loops(trainer, plan.max_steps)
+    if trainer.is_global_zero:
+        say_header(console, cfg, data, module, run_dir)
+        prepare_run_dir(console, cfg, run_dir, ckpt)
+    trainer.fit(module, datamodule=data, ckpt_path=str(ckpt) if ckpt else None, weights_only=True)
+    summary = dict(module.scores["summary"]) if module.scores else {}
+    if trainer.is_global_zero and trainer.state.finished:
+        say_result(console, module, run_dir)
+    return summary
+
+
+def resume_path(cfg: DictConfig) -> Path | None:
+    """Where to continue from; refused at once when it cannot be read."""
+    if cfg.ckpt is None:
+        return None
+    if cfg.ckpt == "last":
+        # Killed before its first checkpoint: the whole run is still to be done.
+        started = (Path(cfg.run_dir) / "config.yaml").is_file() and not list(Path(cfg.run_dir).glob("*.ckpt"))
+        return None if started else newest_valid(cfg.run_dir)
+    read_checkpoint(cfg.ckpt)
+    return Path(cfg.ckpt).resolve()
+
+
+def check_run_dir(run_dir: Path, *, resuming: bool) -> None:
+    """Raises ConfigError if a new run would write over an old one, or could not write at all."""
+    try:
+        run_dir.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=run_dir):
+            pass
+    except OSError as error:
+        raise cannot_write(run_dir, error) from error
+    if not resuming and ((run_dir / "last.ckpt").exists() or (run_dir / "result.json").exists()):
+        raise ConfigError(
+            f"run_dir={run_dir} holds a run already: continue it with ckpt=last, or give another run_dir."
+        )
+
+
+def prepare_run_dir(console: Console, cfg: DictConfig, run_dir: Path, ckpt: Path | None) -> None:
+    """Leave in the folder what belongs to the run up to `ckpt`, and say where it goes on and with which changes."""
+    metrics = run_dir / "metrics.csv"
+    if ckpt is None or ckpt.resolve().parent != run_dir.resolve():
+        metrics.unlink(missing_ok=True)  # of an attempt that was killed before its first checkpoint
+    if ckpt is not None:
+        checkpoint = read_checkpoint(ckpt)
+        if ckpt.resolve().parent == run_dir.resolve():
+            keep_rows(metrics, int(checkpoint["ifpn"].get("metrics_rows", 0)))
+        console.print(f"[bold]resumed[/]   {ckpt.name}, {checkpoint['global_step']} steps done", soft_wrap=True)
+        for change in changes(checkpoint["ifpn"]["config"], OmegaConf.to_container(cfg, resolve=True)):
+            console.print(f"[bold]changed[/]   {change}", soft_wrap=True)
+    OmegaConf.save(cfg, run_dir / "config.yaml")
+
+
+def changes(before: Any, after: Any, path: str = "") -> list[str]:
+    """Values that differ between two configurations: ["schedule.max_epochs: 2 -> 4", ...]."""
+    if path in ("run_dir", "ckpt"):
+        return []
+    if isinstance(before, dict) and isinstance(after, dict):
+        keys = sorted({*before, *after}, key=str)
+        return [line for key in keys for line in changes(before.get(key), after.get(key), f"{path}.{key}".lstrip("."))]
+    return [] if before == after else [f"{path}: {before} -> {after}"]
+
+
+def build_trainer(cfg: DictConfig, run_dir: Path) -> pl.Trainer:
+    """Lightning's Trainer with the schedule's clipping and validation interval, our callbacks and checkpoint files."""
+    every = cfg.schedule.val_every
+    callbacks = build_list(cfg.callbacks)
+    plugins = [instantiate(node) for node in cfg.trainer.get("plugins") or []]
+    trainer: pl.Trainer = instantiate(
+        cfg.trainer,
+        default_root_dir=str(run_dir),
+        max_epochs=-1,
+        gradient_clip_val=cfg.schedule.gradient_clip,
+        val_check_interval=None if every is None else every * cfg.trainer.accumulate_grad_batches,
+        check_val_every_n_epoch=1 if every is None else None,
+        callbacks=callbacks,
+        logger=build_list(cfg.logger),
+        plugins=[SafeCheckpointIO(), *plugins],
+        enable_checkpointing=any(isinstance(c, Checkpoint) for c in callbacks),
+        # The batch sampler knows its rank and world itself, and every image is validated once.
+        use_distributed_sampler=False,
+    )
+    return trainer
+
+
+def build_module(
+    cfg: DictConfig, build: Build, data: DetectionData, recipe: Recipe, plan: Plan, guard: NonFinite | None
+) -> DetectionModule:
+    """The detector with weights drawn from the seed alone, and what evaluates and describes it."""
+    pl.seed_everything(derive(cfg.seed, 0) % 2**32, verbose=False)
+    detector = build(cfg, data.num_classes)
+    config = OmegaConf.to_container(cfg, resolve=True)
+    facts: dict[str, Any] = {
+        "format": FORMAT,
+        "config": config,
+        "class_names": list(data.class_names),
+        "category_ids": list(data.category_ids),
+    }
+    evaluator = CocoEvaluator(data.val_ground_truth(), data.category_ids)
+    return DetectionModule(detector, recipe, plan, evaluator, facts, cfg.seed, guard)
+
+
+def say_header(console: Console, cfg: DictConfig, data: DetectionData, module: DetectionModule, run_dir: Path) -> None:
+    trainable = sum(p.numel() for p in module.detector.parameters() if p.requires_grad)
+    total = sum(p.numel() for p in module.detector.parameters())
+    console.print(f"[bold]data[/]      {data}")
+    console.print(f"[bold]detector[/]  {total / 1e6:.2f} M parameters, {trainable / 1e6:.2f} M trained")
+    console.print(f"[bold]schedule[/]  {module.plan.words}", soft_wrap=True)
+    console.print(f"[bold]run[/]       {run_dir}", soft_wrap=True)
+
+
+def say_result(console: Console, module: DetectionModule, run_dir: Path) -> None:
+    if module.result is not None:
+        for table in module.result.tables(module.facts["class_names"]):
+            console.print(table)
+    files = Table(title=f"In {run_dir}", show_header=False, title_justify="left")
+    for name, meaning in {
+        "samples.png": "validation images, truth beside prediction",
+        "curves.png": "losses, AP, learning rate",
+        "convergence.png": "the solver's residual, forward and backward",
+        "result.json": "every number of this run",
+        "best.ckpt": "for evaluate.py and predict.py",
+        "export": "the same weights as model.safetensors, for ifpn.load",
+    }.items():
+        if (run_dir / name).exists():
+            files.add_row(name, meaning)
+    console.print(files)
+
+
+def quiet() -> None:
+    """Silence what libraries say that a user of ours cannot act on."""
+    logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
+    for message in QUIET:
+        warnings.filterwarnings("ignore", message=message)
+
+
+QUIET = (
+    # The number of loader workers is a setting of ours, chosen with a measurement, not an oversight.
+    ".*does not have many workers.*",
+    # Frozen parts of a backbone stay in evaluation mode on purpose.
+    ".*in eval mode at the start of training.*",
+    # Mid-epoch resume is exact here: the batch sampler continues at the saved position.
+    ".*your dataloader is not resumable.*",
+    # Hydra makes the run folder before Lightning looks; `check_run_dir` has made sure that it holds no other run.
+    ".*exists and is not empty.*",
+    # uint8 -> float happens in the LightningModule, so that any data module can be used.
+    ".*You have overridden `on_after_batch_transfer`.*",
+    # Lightning 2.6.6 uses a torch function that torch 2.14 renames.
+    ".*isinstance.treespec, LeafSpec.*",
+    # Every rank has the same validation numbers already: they come from the gathered detections.
+    ".*when logging on epoch level in distributed setting.*",
+    # A short run logs when it ends; nothing is lost.
+    ".*is smaller than the logging interval.*",
+)

@@ -1,0 +1,1 @@
+"""Layers that cross-scale blocks, necks, heads and backbones share."""

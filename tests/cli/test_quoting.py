@@ -1,0 +1,54 @@
+"""A path on the command line arrives as it was typed, whatever is in it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hypothesis import example, given
+from hypothesis import strategies as st
+from omegaconf import OmegaConf
+
+from ifpn.cli.quoting import with_plain_paths
+
+
+def arrived(argument: str) -> object:
+    """What the configuration holds after Hydra has read the argument."""
+    (override,) = OverridesParser.create().parse_overrides(with_plain_paths([argument]))
+    cfg = OmegaConf.create({"value": override.value()})
+    return OmegaConf.to_container(cfg, resolve=True)["value"]  # type: ignore[index,call-overload]
+
+
+@given(st.text(st.characters(blacklist_categories=("Cs", "Cc")), min_size=1, max_size=40))
+@example("my folder (old), 2024 = best")
+@example('a"b\\')
+@example("C:\\photos\\")
+@example("bücher/😀.jpg")
+@example("[1,2]")
+@example("${oc.env:HOME}"[1:])
+def test_any_name_of_a_folder_survives(name: str) -> None:
+    path = f"/data/{name}"
+    assert arrived(f"data.root={path}") == path
+
+
+def test_the_home_folder_is_expanded() -> None:
+    assert arrived("data.root=~/my data") == str(Path.home() / "my data")
+    assert arrived("ckpt=~/best.ckpt") == str(Path.home() / "best.ckpt")
+
+
+@pytest.mark.parametrize(
+    ("argument", "value"),
+    [("ckpt=null", None), ("ckpt=last", "last"), ("data.root='quoted already'", "quoted already")],
+)
+def test_words_and_quotes_keep_their_meaning(argument: str, value: object) -> None:
+    assert arrived(argument) == value
+
+
+def test_other_settings_are_left_to_hydra() -> None:
+    arguments = ["schedule.min_size=[64,96]", "-m", "seed=0,1", "+x={a: 1}", "~callbacks.best"]
+    assert with_plain_paths(arguments) == arguments
+
+
+def test_in_a_sweep_a_comma_separates_folders() -> None:
+    assert with_plain_paths(["-m", "data.root=a,b", "run_dir=my runs"]) == ["-m", "data.root=a,b", 'run_dir="my runs"']

@@ -1,0 +1,107 @@
+"""`ifpn report`: any sweep, named by what was swept, paired by seed."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from omegaconf import OmegaConf
+
+from ifpn.cli.report import report
+from ifpn.errors import ConfigError
+from ifpn.runs.sweep import read_sweep
+
+SUMMARY = dict.fromkeys(("AP50", "AP75", "APs", "APm"), 0.1) | {"APl": -1}
+
+
+def write(folder: Path, neck: str, seed: int, ap: float, **changes: Any) -> None:
+    """A finished run as the launcher leaves it."""
+    (folder / "hydra").mkdir(parents=True)
+    config = {"neck": {"_target_": neck}, "seed": seed, "run_dir": str(folder), "data": {"root": "nowhere"}}
+    content: dict[str, Any] = {"complete": True, "seed": seed, "steps": 10, "summary": {"AP": ap, **SUMMARY}}
+    content |= {"config": config, "parameters": 2_000_000, "solver": {"spectral_radius": 0.5}} | changes
+    (folder / "result.json").write_text(json.dumps(content))
+    given = [f"neck={neck}", f"seed={seed}", "schedule.max_epochs=3"]
+    (folder / "hydra" / "overrides.yaml").write_text(yaml.safe_dump(given))
+
+
+def read(path: Path) -> list[dict[str, str]]:
+    return list(csv.DictReader(path.read_text().splitlines()))
+
+
+def configuration(folder: Path, **changes: Any) -> Any:
+    settings = {"runs": str(folder), "baseline": None, "metrics": ["AP", "APl"], "resamples": 0, "contrasts": None}
+    return OmegaConf.create({**settings, "run_dir": str(folder / "report"), **changes})
+
+
+@pytest.fixture
+def sweep(tmp_path: Path) -> Path:
+    for seed, (fpn, implicit) in enumerate([(0.50, 0.52), (0.51, 0.52), (0.49, 0.52)]):
+        write(tmp_path / f"neck=fpn,seed={seed}", "fpn", seed, fpn)
+        write(tmp_path / f"neck=implicit,seed={seed}", "implicit", seed, implicit)
+    return tmp_path
+
+
+def test_rows_are_what_was_swept_and_seeds_are_repetitions(sweep: Path) -> None:
+    rows, left = read_sweep(sweep)
+    assert [(row.name, [run.seed for run in row.runs]) for row in rows] == [("fpn", [0, 1, 2]), ("implicit", [0, 1, 2])]
+    assert rows[0].values("AP") == pytest.approx([50.0, 51.0, 49.0])
+    assert rows[0].values("APl") == []  # no large box: no number, and never -100
+    assert left == []
+
+
+def test_differences_are_paired_by_seed(sweep: Path) -> None:
+    write(sweep / "more", "implicit", 7, 0.9)  # without a partner
+    found = report(configuration(sweep, baseline="fpn"))
+    ap = next(c for c in found if c.metric == "AP")
+    assert ap.seeds == (0, 1, 2)
+    assert ap.over_seeds is not None
+    assert ap.over_seeds.mean == pytest.approx(2.0)
+    assert ap.over_seeds.sd == pytest.approx(1.0)
+    large = next(c for c in found if c.metric == "APl")
+    assert large.over_seeds is None
+    assert {f.name for f in (sweep / "report").iterdir()} == {
+        *("report.md", "rows.csv", "runs.csv", "differences.csv", "rows.tex", "differences.png")
+    }
+    lines = read(sweep / "report" / "differences.csv")
+    assert lines[0]["95 % over seeds"] == "-0.48 to +4.48"  # 2 ± 4.303 / sqrt(3)
+    assert lines[0]["pairs needed for 1 AP"] == "10"
+    assert "| fpn | 50.0 ± 1.0 |" in (sweep / "report" / "report.md").read_text()
+    assert len(read(sweep / "report" / "runs.csv")) == 7
+
+
+def test_unfinished_and_repeated_runs_are_named(sweep: Path) -> None:
+    write(sweep / "killed", "fpn", 3, 0.1, complete=False)
+    write(sweep / "zz again", "fpn", 0, 0.9)
+    (sweep / "broken").mkdir()
+    (sweep / "broken" / "result.json").write_text("[" * 100_000)
+    rows, left = read_sweep(sweep)
+    assert rows[0].values("AP") == pytest.approx([50.0, 51.0, 49.0])
+    reasons = {path.name if path.is_dir() else path.parent.name: reason for path, reason in left}
+    assert reasons["killed"] == "unfinished: stopped after 10 steps"
+    assert reasons["zz again"].startswith("the same run as")
+    assert reasons["broken"].startswith("cannot be read as JSON")
+
+
+def test_runs_started_by_hand_are_told_apart_by_their_settings(sweep: Path) -> None:
+    for folder in sweep.iterdir():
+        (folder / "hydra" / "overrides.yaml").unlink()
+    assert [row.name for row in read_sweep(sweep)[0]] == ["fpn", "implicit"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"baseline": "bifpn"}, "baseline=bifpn: must be a row of this sweep: fpn, implicit"),
+        ({"metrics": ["mAP"]}, "metrics=mAP: must be one of AP, AP50"),
+        ({"contrasts": {"mine": "fpn"}}, "contrasts.mine=fpn: must be two rows"),
+        ({"runs": "nowhere"}, "runs=nowhere: must be a folder"),
+    ],
+)
+def test_what_is_not_there_is_named(sweep: Path, changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        report(configuration(sweep, **changes))

@@ -1,0 +1,163 @@
+"""One small training from end to end: the run folder's story, exact resume, evaluation, prediction."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+from ifpn.runs.checkpoint import read_checkpoint
+from tests.conftest import ROOT
+from tests.training.harness import PATIENCE
+
+SMALL = (
+    "data.generate.num_train=24",
+    "data.generate.num_val=4",
+    "backbone.weights=none",
+    "neck.channels=16",
+    "detector.num_convs=1",
+    "solver.train_evals=3",
+    "solver.test_evals=3",
+    "solver.backward.max_vjps=2",
+    "schedule.min_size=[64]",
+    "schedule.max_size=128",
+    "schedule.batch_size=4",
+    "schedule.max_epochs=2",
+    "callbacks.last.every_n_steps=1",
+    "trainer.accelerator=cpu",
+)
+STEPS = 2 * 24 // 4
+
+
+def arguments(data: Path, run_dir: Path, *more: str) -> list[str]:
+    return [sys.executable, "train.py", *SMALL, f"data.root={data}", f"run_dir={run_dir}", *more]
+
+
+def run(command: list[str]) -> subprocess.CompletedProcess[str]:
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=280 * PATIENCE)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done
+
+
+def weights_hash(checkpoint: Path) -> str:
+    digest = hashlib.sha256()
+    for name, value in sorted(read_checkpoint(checkpoint)["state_dict"].items()):
+        digest.update(name.encode() + value.contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("data") / "shapes"
+
+
+@pytest.fixture(scope="module")
+def finished(data: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """A finished run and what it printed."""
+    folder = tmp_path_factory.mktemp("run") / "uninterrupted"
+    return folder, run(arguments(data, folder, "data.workers=0")).stdout
+
+
+def test_the_run_folder_tells_its_story(finished: tuple[Path, str]) -> None:
+    folder, printed = finished
+    result = json.loads((folder / "result.json").read_text())
+    assert result["complete"] is True
+    assert result["steps"] == STEPS
+    assert len(result["summary"]) == 12
+    assert result["seconds_per_step"] > 0
+    assert result["solver"]["forward_evals"] == 3
+    assert 0 < result["solver"]["forward_residual"] < 10
+    for picture in ("samples.png", "curves.png", "convergence.png"):
+        with Image.open(folder / picture) as image:
+            assert min(image.size) > 300
+    assert "AP50" in printed
+    with open(folder / "metrics.csv") as file:
+        rows = list(csv.DictReader(file))
+    assert sum(bool(row.get("val/AP")) for row in rows) == 2
+    assert (folder / "best.ckpt").is_file()
+
+
+def test_a_checkpoint_holds_plain_values_only(finished: tuple[Path, str]) -> None:
+    facts = read_checkpoint(finished[0] / "last.ckpt")["ifpn"]
+    assert json.loads(json.dumps(facts)) == facts
+    assert facts["batches_seen"] == STEPS
+
+
+def test_a_killed_command_resumes_to_the_same_weights_bit_for_bit(
+    finished: tuple[Path, str], data: Path, tmp_path: Path
+) -> None:
+    """The real command and the real detector; test_resume.py kills a small one in many more places."""
+    folder = tmp_path / "killed"
+    command = arguments(data, folder, "data.workers=2", "~callbacks.run_report", "~callbacks.export")
+    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    deadline = time.monotonic() + 200 * PATIENCE
+    while time.monotonic() < deadline and process.poll() is None and not (folder / "last.ckpt").is_file():
+        time.sleep(0.02)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    assert 1 <= read_checkpoint(folder / "last.ckpt")["global_step"] < STEPS, "over before it could be killed"
+    printed = run([*command, "ckpt=last"]).stdout
+    assert "resumed" in printed
+    assert read_checkpoint(folder / "last.ckpt")["global_step"] == STEPS
+    assert weights_hash(folder / "last.ckpt") == weights_hash(finished[0] / "last.ckpt")
+
+
+def test_evaluate_repeats_the_numbers_of_the_run(finished: tuple[Path, str], tmp_path: Path) -> None:
+    folder, _ = finished
+    run([sys.executable, "evaluate.py", f"ckpt={folder / 'last.ckpt'}", f"run_dir={tmp_path}", "device=cpu"])
+    again = json.loads((tmp_path / "result.json").read_text())["summary"]
+    first = json.loads((folder / "result.json").read_text())["summary"]
+    # The same weights on the same images; 1e-6 allows for another batch size changing the order of sums.
+    assert again == pytest.approx(first, abs=1e-6)
+
+
+def test_predict_draws_every_picture_and_writes_one_json(finished: tuple[Path, str], tmp_path: Path) -> None:
+    source = tmp_path / "photos"
+    source.mkdir()
+    for name, size in {"wide.jpg": (200, 90), "tall.png": (70, 160), "tiny.jpg": (20, 20)}.items():
+        Image.effect_noise(size, 80).convert("RGB").save(source / name)
+    out = tmp_path / "out"
+    run([sys.executable, "predict.py", f"ckpt={finished[0] / 'last.ckpt'}", f"source={source}", f"run_dir={out}"])
+    content = json.loads((out / "predictions.json").read_text())
+    assert sorted(i["file_name"] for i in content["images"]) == ["tall.png", "tiny.jpg", "wide.jpg"]
+    assert len(list(out.glob("*.jpg"))) == 3
+    sizes = {i["id"]: (i["width"], i["height"]) for i in content["images"]}
+    ids = {c["id"] for c in content["categories"]}
+    for record in content["annotations"]:
+        x, y, w, h = record["bbox"]
+        width, height = sizes[record["image_id"]]
+        # 1e-3 px: rounding of x + w in float32.
+        assert x >= 0
+        assert y >= 0
+        assert x + w <= width + 1e-3
+        assert y + h <= height + 1e-3
+        assert record["category_id"] in ids
+
+
+def test_a_checkpoint_is_a_detector_in_two_lines(finished: tuple[Path, str]) -> None:
+    import ifpn
+
+    detector = ifpn.load(finished[0] / "best.ckpt", device="cpu")
+    found = detector(torch.rand(3, 50, 120))
+    assert set(found) == {"boxes", "scores", "labels"}
+    assert len(detector.class_names) == len(detector.category_ids)
+    with pytest.raises(ValueError, match=r"expected \(3, H, W\)"):
+        detector(torch.rand(1, 50, 120))
+
+
+def test_the_exported_detector_answers_as_the_checkpoint(finished: tuple[Path, str]) -> None:
+    import ifpn
+
+    image = torch.rand(3, 60, 90)
+    first = ifpn.load(finished[0] / "best.ckpt", device="cpu")(image)
+    second = ifpn.load(finished[0] / "export", device="cpu")(image)
+    assert all(torch.equal(first[name], second[name]) for name in first)

@@ -1,0 +1,56 @@
+"""Rooms import downwards only: a table that fails on any arrow upwards, in a function too."""
+
+from __future__ import annotations
+
+import ast
+import graphlib
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import ROOT
+
+GROUND = {"errors", "bounds"}
+MAY = {  # a room, and the rooms it may import
+    "errors": "",
+    "bounds": "",
+    "solvers": "",
+    "layers": "",
+    "backbones": "layers",
+    "csc": "layers",
+    "necks": "layers csc solvers",
+    "detectors": "layers necks",
+    "data": "",
+    "evaluation": "data",
+    "plots": "data evaluation",
+    "config": "backbones detectors",
+    "runs": "config",
+    "training": "config data evaluation necks plots runs solvers",
+    "predictor": "config data runs solvers",
+    "cli": "config data evaluation plots predictor runs solvers training",
+    "__init__": "necks predictor solvers",
+    "reports": "",
+}
+FILES = sorted((ROOT / "ifpn").rglob("*.py"))
+
+
+def imports(path: Path) -> list[tuple[str, tuple[str, ...]]]:
+    """(module, names taken from it) of every import of a file, at any depth."""
+    nodes = list(ast.walk(ast.parse(path.read_text())))
+    found = [(n.module or "", tuple(a.name for a in n.names)) for n in nodes if isinstance(n, ast.ImportFrom)]
+    return found + [(a.name, ()) for n in nodes if isinstance(n, ast.Import) for a in n.names]
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_imports_point_down(path: Path) -> None:
+    room = path.relative_to(ROOT / "ifpn").parts[0].removesuffix(".py")
+    rooms = {module.split(".")[1] for module, _ in imports(path) if module.startswith("ifpn.")}
+    assert rooms <= {room, *GROUND, *MAY[room].split()}
+    for module, names in imports(path):
+        assert module.split(".")[0] not in {"reproduce", "benchmarks", "scripts", "tests"}
+        assert module != "ifpn" or set(names) <= {"__version__"}
+
+
+def test_rooms_form_no_circle() -> None:
+    assert graphlib.TopologicalSorter({room: set(below.split()) for room, below in MAY.items()}).static_order()
+    list(graphlib.TopologicalSorter({room: set(below.split()) for room, below in MAY.items()}).static_order())
