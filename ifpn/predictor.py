@@ -123,9 +123,9 @@ class Predictor:
     def stream(self) -> Stream:
         """Frames of a video, each of which starts its solve from the frame before; see `ifpn.necks.Stream`.
 
-            with predictor.stream() as stream:
-                for frame in frames:
-                    detections = stream(frame)  # .solver.evals: evaluations that this frame needed
+        with predictor.stream() as stream:
+            for frame in frames:
+                detections = stream(frame)  # .solver.evals: evaluations that this frame needed
         """
         return Stream(self.detector, self)
 

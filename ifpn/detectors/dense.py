@@ -7,14 +7,13 @@ import torch
 from torch import Tensor, nn
 from torchvision.models.detection.transform import GeneralizedRCNNTransform
 
-from ifpn.necks import Stream
-
 from ifpn.detectors.anchors import AnchorGrid, Anchors
 from ifpn.detectors.body import BackboneWithNeck
 from ifpn.detectors.boxes import BoxCoder
 from ifpn.detectors.contract import Detection, Target, check_images, check_targets
 from ifpn.detectors.heads import Prediction
 from ifpn.detectors.postprocess import Postprocess, clip
+from ifpn.necks import Stream
 
 
 class Criterion(Protocol):

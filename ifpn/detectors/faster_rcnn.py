@@ -6,8 +6,6 @@ from typing import cast
 from torch import Tensor, nn
 from torchvision.models.detection.transform import GeneralizedRCNNTransform
 
-from ifpn.necks import Stream
-
 from ifpn.detectors.anchors import AnchorGrid
 from ifpn.detectors.body import BackboneWithNeck
 from ifpn.detectors.contract import Detection, check_images, check_targets
@@ -15,6 +13,7 @@ from ifpn.detectors.postprocess import clip
 from ifpn.detectors.roi import BoxHead
 from ifpn.detectors.rpn import ProposalNetwork
 from ifpn.errors import UserError
+from ifpn.necks import Stream
 
 
 class FasterRCNN(nn.Module):
