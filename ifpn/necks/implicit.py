@@ -22,7 +22,7 @@ from ifpn.necks.auxiliary import jacobian_losses
 from ifpn.necks.neck import ExtraLevelsFrom, Levels, Neck, check_pyramid_sizes
 from ifpn.necks.projection import NormLayer, Projection
 from ifpn.necks.pyramid_layout import PyramidLayout
-from ifpn.necks.transformation import CrossScale, Transformation
+from ifpn.necks.transformation import Block, CrossScale, Transformation
 from ifpn.necks.warm_start import warm_start
 from ifpn.solvers import Equilibrium, Stats, Unroll, spectral_radius
 
@@ -285,6 +285,7 @@ class ImplicitFPN(EquilibriumNeck):
         extra_levels: B6 from the projected C5 (`"p5"`), from C5 (`"c5"`), or neither B6 nor B7
             (`"none"`).
         residual_block: residual blocks R_j in G (paper Table 3, RBL).
+        block: `"basic"`, or `"post_norm"` with a GroupNorm behind the residual block (`ResidualBlock`).
         weight_norm: weight norm on the convolutions of G (paper Sec. 4.2).
         dropout: rate of the variational dropout in the residual blocks (paper Sec. 4.2 names no rate).
         output_norm: GroupNorm on G's output: keeps the iteration bounded when training drives it apart.
@@ -316,6 +317,7 @@ class ImplicitFPN(EquilibriumNeck):
         solver: FixedPointSolver | None = None,
         extra_levels: ExtraLevelsFrom = "p5",
         residual_block: bool = True,
+        block: Block = "basic",
         weight_norm: bool = True,
         dropout: float = 0.05,
         output_norm: bool = False,
@@ -331,6 +333,7 @@ class ImplicitFPN(EquilibriumNeck):
             Transformation,
             csc=csc,
             residual_block=residual_block,
+            block=block,
             weight_norm=weight_norm,
             dropout=dropout,
             output_norm=output_norm,
