@@ -97,6 +97,7 @@ RULES: dict[str, Allowed] = {
     "neck.jacobian_every": number(0.001, 1),
     "neck.contraction_penalty": number(0),
     "neck.contraction_margin": number(0),
+    "neck.correction_weight": number(0),
     "neck.repeats": whole(1, 100),
     "neck.inject": SWITCH,
     "neck.norm": one_of("none", "gn", "bn"),

@@ -18,7 +18,7 @@ from ifpn.errors import UserError
 from ifpn.layers.deform import DeformableConv
 from ifpn.layers.norm import group_norm
 from ifpn.layers.solve_scope import solve_scope
-from ifpn.necks.auxiliary import jacobian_losses
+from ifpn.necks.auxiliary import jacobian_losses, relative_distance, second_evaluation
 from ifpn.necks.neck import ExtraLevelsFrom, Levels, Neck, check_pyramid_sizes
 from ifpn.necks.projection import NormLayer, Projection
 from ifpn.necks.pyramid_layout import PyramidLayout
@@ -51,10 +51,11 @@ class EquilibriumOptions:
     jacobian_every: float = 1.0
     contraction_penalty: float = 0.0
     contraction_margin: float = 0.9
+    correction_weight: float = 0.0
 
     def __post_init__(self) -> None:
         """Refuse what is out of range; NaN too."""
-        for name in ("jacobian_penalty", "contraction_penalty", "contraction_margin"):
+        for name in ("jacobian_penalty", "contraction_penalty", "contraction_margin", "correction_weight"):
             if not getattr(self, name) >= 0:
                 raise UserError(f"{name}={getattr(self, name)}: must be 0 or positive.")
         if not 0 < self.jacobian_every <= 1:
@@ -170,10 +171,16 @@ class EquilibriumNeck(Neck):
             self.stats = self.state = None
             return b
         f = self.flat_map(b)
+        graded = self.training and torch.is_grad_enabled()
         with solve_scope(self.g):
-            p, self.stats = self._solve(f, b)
-            if self.training and torch.is_grad_enabled():
+            p0 = f.layout.zeros(b[0])
+            # Before the solve: the last evaluation is the one that BatchNorm's statistics remember.
+            second = second_evaluation(f, p0) if graded and self.options.correction_weight > 0 else None
+            p, self.stats = self._solve(f, p0)
+            if graded:
                 self.auxiliary_losses |= jacobian_losses(f, p, self.options)
+        if second is not None:
+            self.auxiliary_losses["correction"] = self.options.correction_weight * relative_distance(second, p)
         levels = f.layout.views(p)
         if self.state is not None or (self.keep_state and not self.training):
             self.state = f.layout.views(p.detach().clone())  # the caller may change its levels in place
@@ -181,13 +188,12 @@ class EquilibriumNeck(Neck):
             return [p_l + b_l for p_l, b_l in zip(levels, b, strict=True)]
         return [level.contiguous() for level in levels]
 
-    def _solve(self, f: FlatStep, b: Levels) -> tuple[Tensor, Stats]:
-        """P* from `state`, if it is of the size of B, else from zero."""
-        zero = f.layout.zeros(b[0])
-        if self.state is None or [p.shape for p in self.state] != [b_l.shape for b_l in b]:
-            return self.solver(f, zero, training=self.training)
+    def _solve(self, f: FlatStep, p0: Tensor) -> tuple[Tensor, Stats]:
+        """P* from `state`, if it is of the size of B, else from p0 (N, D)."""
+        if self.state is None or [p.shape for p in self.state] != [b.shape for b in f.b]:
+            return self.solver(f, p0, training=self.training)
         with torch.no_grad():
-            known = f.layout.flatten(self.state, zero.dtype).to(zero.device)
+            known = f.layout.flatten(self.state, p0.dtype).to(p0.device)
         first, z0, self.restarted = warm_start(f, known)
         # A value without a graph is of no use to a solver that unrolls.
         return self.solver(f if torch.is_grad_enabled() else first, z0, training=False)
@@ -299,6 +305,8 @@ class ImplicitFPN(EquilibriumNeck):
         contraction_penalty: weight of the mean of max(0, 1ᵀ dG/dP - margin)^2 at P* in
             `auxiliary_losses["contraction"]`: zero where G contracts (`ifpn.solvers.contraction_penalty`).
         contraction_margin: the margin.
+        correction_weight: weight of ||P^2 - P*||^2 / ||P*||^2 in `auxiliary_losses["correction"]`: two evaluations
+            at test are to give what the equilibrium gives (Bai et al. 2022, DEQ-Flow's correction loss).
         compile: `torch.compile` for the evaluations that search P*; the graded one stays eager.
 
     Raises:
@@ -327,6 +335,7 @@ class ImplicitFPN(EquilibriumNeck):
         jacobian_every: float = 1.0,
         contraction_penalty: float = 0.0,
         contraction_margin: float = 0.9,
+        correction_weight: float = 0.0,
         compile: bool = False,
     ) -> None:
         g_factory = functools.partial(
@@ -346,6 +355,7 @@ class ImplicitFPN(EquilibriumNeck):
             jacobian_every=jacobian_every,
             contraction_penalty=contraction_penalty,
             contraction_margin=contraction_margin,
+            correction_weight=correction_weight,
             compile=compile,
         )
         super().__init__(g_factory, in_channels_list, out_channels, extra_blocks, norm_layer, extra_levels, options)
