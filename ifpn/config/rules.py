@@ -93,6 +93,7 @@ RULES: dict[str, Allowed] = {
     "neck.compile": SWITCH,
     "neck.dropout": number(0, 0.9),
     "neck.jacobian_penalty": number(0),
+    "neck.start": one_of("zero", "learned"),
     "neck.block": one_of("basic", "post_norm"),
     "neck.jacobian_every": number(0.001, 1),
     "neck.contraction_penalty": number(0),

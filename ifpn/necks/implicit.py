@@ -8,7 +8,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol, get_args
 
 import torch
 from torch import Tensor, nn
@@ -23,8 +23,10 @@ from ifpn.necks.neck import ExtraLevelsFrom, Levels, Neck, check_pyramid_sizes
 from ifpn.necks.projection import NormLayer, Projection
 from ifpn.necks.pyramid_layout import PyramidLayout
 from ifpn.necks.transformation import Block, CrossScale, Transformation
-from ifpn.necks.warm_start import warm_start
+from ifpn.necks.warm_start import LearnedStart, warm_start
 from ifpn.solvers import Equilibrium, Stats, Unroll, spectral_radius
+
+Start = Literal["zero", "learned"]
 
 
 class FixedPointSolver(Protocol):
@@ -52,12 +54,15 @@ class EquilibriumOptions:
     contraction_penalty: float = 0.0
     contraction_margin: float = 0.9
     correction_weight: float = 0.0
+    start: Start = "zero"
 
     def __post_init__(self) -> None:
         """Refuse what is out of range; NaN too."""
         for name in ("jacobian_penalty", "contraction_penalty", "contraction_margin", "correction_weight"):
             if not getattr(self, name) >= 0:
                 raise UserError(f"{name}={getattr(self, name)}: must be 0 or positive.")
+        if self.start not in get_args(Start):
+            raise UserError(f"start={self.start}: must be 'zero' or 'learned'.")
         if not 0 < self.jacobian_every <= 1:
             raise UserError(f"jacobian_every={self.jacobian_every}: must be a share of the steps, in (0, 1].")
 
@@ -113,6 +118,7 @@ class EquilibriumNeck(Neck):
                 "twice. Set it to 0, or csc.deform=false."
             )
         self.compile_g = options.compile
+        self.learned_start = LearnedStart(out_channels, self.num_levels) if options.start == "learned" else None
         self._compiled: Callable[..., Levels] | None = None
         self.keep_state = False
         self.state: Levels | None = None
@@ -173,12 +179,14 @@ class EquilibriumNeck(Neck):
         f = self.flat_map(b)
         graded = self.training and torch.is_grad_enabled()
         with solve_scope(self.g):
-            p0 = f.layout.zeros(b[0])
+            p0 = self._first_state(f)
             # Before the solve: the last evaluation is the one that BatchNorm's statistics remember.
-            second = second_evaluation(f, p0) if graded and self.options.correction_weight > 0 else None
-            p, self.stats = self._solve(f, p0)
+            second = second_evaluation(f, p0.detach()) if graded and self.options.correction_weight > 0 else None
+            p, self.stats = self._solve(f, p0.detach())
             if graded:
                 self.auxiliary_losses |= jacobian_losses(f, p, self.options)
+        if graded and self.learned_start is not None:
+            self.auxiliary_losses["start"] = relative_distance(p0, p)
         if second is not None:
             self.auxiliary_losses["correction"] = self.options.correction_weight * relative_distance(second, p)
         levels = f.layout.views(p)
@@ -187,6 +195,13 @@ class EquilibriumNeck(Neck):
         if self.add_input:
             return [p_l + b_l for p_l, b_l in zip(levels, b, strict=True)]
         return [level.contiguous() for level in levels]
+
+    def _first_state(self, f: FlatStep) -> Tensor:
+        """P^0 (N, D): zero, or h(B), which has a gradient in h and none in B."""
+        zeros = f.layout.zeros(f.b[0])
+        if self.learned_start is None:
+            return zeros
+        return f.layout.flatten(self.learned_start([level.detach() for level in f.b]), zeros.dtype)
 
     def _solve(self, f: FlatStep, p0: Tensor) -> tuple[Tensor, Stats]:
         """P* from `state`, if it is of the size of B, else from p0 (N, D)."""
@@ -307,6 +322,8 @@ class ImplicitFPN(EquilibriumNeck):
         contraction_margin: the margin.
         correction_weight: weight of ||P^2 - P*||^2 / ||P*||^2 in `auxiliary_losses["correction"]`: two evaluations
             at test are to give what the equilibrium gives (Bai et al. 2022, DEQ-Flow's correction loss).
+        start: P^0: `"zero"`, or `"learned"`, h(B) trained by ||h(B) - P*||^2 / ||P*||^2 in
+            `auxiliary_losses["start"]` (`LearnedStart`; Bai et al. 2022, HyperDEQ).
         compile: `torch.compile` for the evaluations that search P*; the graded one stays eager.
 
     Raises:
@@ -336,6 +353,7 @@ class ImplicitFPN(EquilibriumNeck):
         contraction_penalty: float = 0.0,
         contraction_margin: float = 0.9,
         correction_weight: float = 0.0,
+        start: Start = "zero",
         compile: bool = False,
     ) -> None:
         g_factory = functools.partial(
@@ -356,6 +374,7 @@ class ImplicitFPN(EquilibriumNeck):
             contraction_penalty=contraction_penalty,
             contraction_margin=contraction_margin,
             correction_weight=correction_weight,
+            start=start,
             compile=compile,
         )
         super().__init__(g_factory, in_channels_list, out_channels, extra_blocks, norm_layer, extra_levels, options)
