@@ -21,7 +21,7 @@ $(VENV)/ready: pyproject.toml requirements.txt
 	@touch $@
 
 train: $(VENV)/ready
-	$(PY) train.py
+	$(PY) train.py recipe=quick
 
 test: $(VENV)/ready
 	OMP_NUM_THREADS=1 $(PY) -m pytest -n 2 --dist loadfile

@@ -99,10 +99,8 @@ def _report(
 
 def _asked_or_trained_on(cfg: DictConfig, predictor: Predictor) -> DictConfig:
     """The data set that was asked for, or else the one the checkpoint was trained on."""
-    if cfg.get("data") is not None:
-        asked: DictConfig = cfg.data
-        return asked
-    node = OmegaConf.create({**predictor.config["data"], "batch_size": cfg.schedule.batch_size})
+    asked = cfg.get("data") is not None
+    node = OmegaConf.create({**(cfg.data if asked else predictor.config["data"]), "batch_size": cfg.batch_size})
     check_targets(node)
     return node
 
