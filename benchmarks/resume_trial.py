@@ -32,7 +32,7 @@ from typing import Any
 
 import torch
 
-from ifpn.runs.checkpoint import newest_valid, read_checkpoint
+from ifpn.runs.checkpoint import latest_readable, read_checkpoint
 
 ROOT = Path(__file__).resolve().parents[1]
 FORK = multiprocessing.get_context("fork")
@@ -156,7 +156,7 @@ def kill_once(folder: Path, overrides: list[str], ranks: int, seconds: float, dr
         life.finish()  # too late: another moment is drawn
     life.kill()
     checkpoints = list(folder.glob("*.ckpt"))
-    return int(read_checkpoint(newest_valid(folder))["global_step"]) if checkpoints else 0
+    return int(read_checkpoint(latest_readable(folder))["global_step"]) if checkpoints else 0
 
 
 def trial(setting: Setting, kills: int, folder: Path, more: list[str], draw: random.Random) -> tuple[str, bool]:

@@ -12,7 +12,7 @@ from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
 from ifpn.config.paths import CONF
-from ifpn.necks.equilibrium import EquilibriumNeck
+from ifpn.necks.implicit import EquilibriumNeck
 from ifpn.necks.neck import Neck
 from ifpn.necks.none import NoFPN
 from reproduce.block_costs import REFERENCE_CHANNELS, REFERENCE_IMAGE, RESNET50, rows

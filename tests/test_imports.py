@@ -26,8 +26,9 @@ MAY = {  # a room, and the rooms it may import
     "config": "backbones detectors",
     "runs": "config",
     "training": "config data evaluation necks plots runs solvers",
-    "predictor": "config data runs solvers",
-    "cli": "config data evaluation plots predictor runs solvers training",
+    "detections": "plots",
+    "predictor": "config data detections runs solvers",
+    "cli": "config data detections evaluation plots predictor runs solvers training",
     "__init__": "necks predictor solvers",
     "reports": "",
 }

@@ -18,7 +18,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from ifpn.cli.messages import format_error
-from ifpn.cli.quoting import with_plain_paths
+from ifpn.cli.quoting import quote_paths
 from ifpn.config.paths import CONF
 from ifpn.errors import ConfigError, UserError
 
@@ -54,7 +54,7 @@ def command(config_name: str) -> Callable[[Callable[[DictConfig], None]], Callab
             os.environ["HYDRA_FULL_ERROR"] = "1"
             setattr(hydra._internal.hydra, "Callbacks", CheckedCallbacks)  # noqa: B010  # not exported, so mypy cannot know it
             try:
-                sys.argv[1:] = with_plain_paths(with_jobs(sys.argv[1:]))
+                sys.argv[1:] = quote_paths(expand_jobs_flag(sys.argv[1:]))
                 composed()
                 if failed:
                     raise failed[0]
@@ -110,7 +110,7 @@ class CheckedCallbacks(Callbacks):
         super().__init__(config)
 
 
-def with_jobs(arguments: list[str]) -> list[str]:
+def expand_jobs_flag(arguments: list[str]) -> list[str]:
     """`-j 2` (or `-j2`) becomes `hydra.launcher.jobs=2`, and `-m` goes to the front, where Hydra wants it.
 
     Raises:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -28,6 +27,8 @@ from ifpn.evaluation import (
 )
 from ifpn.plots.evaluation import draw_confusion, draw_precision_recall, draw_sizes
 from ifpn.predictor import Predictor, load
+from ifpn.runs.files import write_json
+from ifpn.runs.folder import SCORES
 from ifpn.solvers import Equilibrium
 
 
@@ -79,13 +80,13 @@ def _say_what_was_found(evaluator: CocoEvaluator, console: Console) -> None:
 def _report(
     result: CocoResult, evaluator: CocoEvaluator, class_names: Sequence[str], cfg: DictConfig, console: Console
 ) -> None:
-    """Print the tables; write result.json and the pictures."""
+    """Print the tables; write scores.json and the pictures."""
     out = Path(cfg.run_dir)
     for table in result.tables(class_names):
         console.print(table)
-    facts = {"summary": result.summary, "per_class": result.per_class, "per_size": result.per_size}
-    facts |= {"ckpt": cfg.ckpt, "predictions": cfg.predictions}
-    (out / "result.json").write_text(json.dumps(facts, indent=1) + "\n")
+    scores = {"summary": result.summary, "per_class": result.per_class, "per_size": result.per_size}
+    scores |= {"ckpt": cfg.ckpt, "predictions": cfg.predictions}
+    write_json(out / SCORES, scores)
     draw_precision_recall(result, out / "precision_recall.png")
     draw_sizes(result, out / "sizes.png")
     matrix = confusion_matrix(

@@ -10,10 +10,12 @@ PATHS = frozenset(
     {"ckpt", "source", "predictions", "run_dir", "backbone.weights", "data.root"}
     | {f"data.{split}_{what}" for split in ("train", "val") for what in ("annotations", "images")}
 )
+# What Hydra would read as a number or a switch: folders are called 2024, 1e3 or on, too.
+_NUMBER_OR_SWITCH = re.compile(r"[+-]?[\d_.]+(e[+-]?\d+)?|[+-]?(inf|nan)|true|false", re.IGNORECASE)
 _PLAIN = re.compile(r"[\w./+@%-]*")
 
 
-def with_plain_paths(arguments: list[str]) -> list[str]:
+def quote_paths(arguments: list[str]) -> list[str]:
     """`key=path` becomes `key="path"` with `~` expanded, where Hydra could not read the path as it stands.
 
     Values that are already quoted, and interpolations (`${…}`), are left alone; so are lists of values in a sweep (-m).
@@ -28,8 +30,8 @@ def _quoted(argument: str) -> str:
         return argument
     if value.startswith("~"):
         value = str(Path(value).expanduser())
-    # ASCII words, dots and slashes need no quotes; `null` must stay a word.
-    if _PLAIN.fullmatch(value) and value.isascii():
+    # ASCII words, dots and slashes need no quotes; `null` must stay a word, and a name like 2024 must not be a number.
+    if _PLAIN.fullmatch(value) and value.isascii() and not _NUMBER_OR_SWITCH.fullmatch(value):
         return f"{key}={value}"
     # In Hydra's quoted strings a backslash escapes only quotes, and those before the closing quote.
     value = re.sub(r'(\\*)"', r'\1\1\\"', value)

@@ -43,12 +43,12 @@ def check_targets(node: Any) -> None:
         ConfigError: one is outside `ALLOWED`, or is not a class or function of a module there.
     """
     for path, target in _targets(node, ""):
-        if not isinstance(target, str) or not _begins_well(target):
+        if not isinstance(target, str) or not _has_allowed_prefix(target):
             raise ConfigError(_refusal(path, target))
-        parent, name = _locate(target)
+        parent, name = _resolve(target)
         if parent is None:
             raise ConfigError(f"{path}={target!r} is not allowed, because there is no such thing: {name}.")
-        if not _is_own(parent, name):
+        if not _defined_in(parent, name):
             raise ConfigError(_refusal(path, target))
 
 
@@ -60,13 +60,13 @@ def _refusal(path: str, target: object) -> str:
     )
 
 
-def _begins_well(target: str) -> bool:
+def _has_allowed_prefix(target: str) -> bool:
     if any(part.startswith("_") or not part.isidentifier() for part in target.split(".")):
         return False
     return any(target.startswith(a) if a.endswith(".") else target == a for a in ALLOWED)
 
 
-def _locate(target: str) -> tuple[ModuleType | None, str]:
+def _resolve(target: str) -> tuple[ModuleType | None, str]:
     """(the module, the rest of the name), or (None, why there is no such thing)."""
     parts = target.split(".")
     for end in range(len(parts) - 1, 0, -1):
@@ -85,7 +85,7 @@ def _locate(target: str) -> tuple[ModuleType | None, str]:
     return None, f"no module named {parts[0]}"
 
 
-def _is_own(module: ModuleType, name: str) -> bool:
+def _defined_in(module: ModuleType, name: str) -> bool:
     """A class or function that belongs to `module`: no method, no other module's function reached through an import.
 
     What counts is where it was defined: `ifpn.csc.some_module.os.system` begins well and ends elsewhere. A package may

@@ -1,43 +1,219 @@
-"""The implicit feature pyramid network: P* = G(P* + B) (paper Eq. 7)."""
+"""The implicit feature pyramid network: P* = G(P* + B) (paper Eq. 7), found by a solver, differentiated by its rule."""
+
+from __future__ import annotations
 
 import functools
+from abc import abstractmethod
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
 
+import torch
 from torch import Tensor, nn
 
 from ifpn.csc import PyramidConv
-from ifpn.necks.equilibrium import EquilibriumNeck, Policy
-from ifpn.necks.neck import ExtraLevelsFrom
-from ifpn.necks.projection import NormLayer
+from ifpn.errors import UserError
+from ifpn.layers.deform import DeformableConv
+from ifpn.layers.norm import group_norm
+from ifpn.layers.solve_scope import solve_scope
+from ifpn.necks.neck import ExtraLevelsFrom, Levels, Neck, check_pyramid_sizes
+from ifpn.necks.projection import NormLayer, Projection
+from ifpn.necks.pyramid_layout import PyramidLayout
 from ifpn.necks.transformation import CrossScale, Transformation
+from ifpn.solvers import Equilibrium, Stats, Unroll, jacobian_penalty, spectral_radius
+
+
+class FixedPointSolver(Protocol):
+    """How z = f(z) is solved and differentiated: `ifpn.solvers.Equilibrium`, `Unroll`, or one's own."""
+
+    def __call__(self, f: Callable[[Tensor], Tensor], z0: Tensor, /, *, training: bool) -> tuple[Tensor, Stats]:
+        """Solve z = f(z), f from (N, D) to (N, D), starting at z0; return the state (N, D) and what happened."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class EquilibriumOptions:
+    """What implicit necks have in common beside G, as `ImplicitFPN` documents it.
+
+    Raises:
+        UserError: a negative weight.
+    """
+
+    solver: FixedPointSolver | None
+    input_norm: bool
+    add_input: bool
+    jacobian_penalty: float
+    compile: bool
+
+    def __post_init__(self) -> None:
+        """Refuse a negative weight; NaN too."""
+        if not self.jacobian_penalty >= 0:
+            raise UserError(f"jacobian_penalty={self.jacobian_penalty}: must be a weight, not negative. 0 is off.")
+
+
+class EquilibriumNeck(Neck):
+    """B from the backbone, P^0 = 0, then the solver. A subclass says in `step` how G is applied.
+
+    Args:
+        g_factory: makes G, called `g_factory(channels, num_levels)`.
+        in_channels_list: as `ImplicitFPN`.
+        out_channels: as `ImplicitFPN`.
+        extra_blocks: as `ImplicitFPN`.
+        norm_layer: as `ImplicitFPN`.
+        extra_levels: as `ImplicitFPN`.
+        options: all that does not concern G.
+
+    Raises:
+        UserError: a Jacobian penalty with deformable kernels in G.
+    """
+
+    def __init__(
+        self,
+        g_factory: Callable[[int, int], nn.Module],
+        in_channels_list: list[int],
+        out_channels: int,
+        extra_blocks: nn.Module | None,
+        norm_layer: NormLayer | None,
+        extra_levels: ExtraLevelsFrom,
+        options: EquilibriumOptions,
+    ) -> None:
+        super().__init__(in_channels_list, out_channels, extra_blocks, extra_levels)
+        self.projection = Projection(in_channels_list, out_channels, self.extra_levels, norm_layer)
+        levels = range(self.num_levels)
+        self.input_norm = nn.ModuleList(group_norm(out_channels) for _ in levels) if options.input_norm else None
+        self.add_input = options.add_input
+        self.g = g_factory(out_channels, self.num_levels)
+        self.solver: FixedPointSolver = Equilibrium() if options.solver is None else options.solver
+        self.jacobian_penalty = options.jacobian_penalty
+        if self.jacobian_penalty > 0 and any(isinstance(m, DeformableConv) for m in self.g.modules()):
+            raise UserError(
+                f"jacobian_penalty={self.jacobian_penalty}: must be 0 with deformable kernels, which cannot be "
+                "differentiated twice. Use neck.jacobian_penalty=0, or csc.deform=false."
+            )
+        self.compile_g = options.compile
+        self._compiled: Callable[..., Levels] | None = None
+
+    @abstractmethod
+    def step(self, p: Levels, b: Levels) -> Levels:
+        """Evaluate the right-hand side of the equation once."""
+
+    def evaluate_g(self, *arguments: Levels) -> Levels:
+        """Apply G, through `torch.compile` if asked to, in the evaluations that only search.
+
+        The one evaluation under autograd stays eager. A compiled backward always computes all its gradients, the
+        parameters' too, so each of the adjoint's products, which need that of the state alone, would cost
+        nearly twice as much (docs/solver.md).
+        """
+        if not self.compile_g or torch.is_grad_enabled():
+            outputs: Levels = self.g(*arguments)
+            return outputs
+        if self._compiled is None:
+            self._compiled = torch.compile(self.g.forward)
+        return self._compiled(*arguments)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave out the compiled G: it belongs to this object's weights."""
+        return {**super().__getstate__(), "_compiled": None}
+
+    def pyramid(self, features: Levels) -> Levels:
+        """Backbone levels to P* (or P* + B), fp32, contiguous. `Unroll(0)` gives B: P^0 is zero for every image."""
+        b = self.project(features)
+        check_pyramid_sizes(b)
+        if isinstance(self.solver, Unroll) and self.solver.steps == 0:
+            self.stats = None
+            return b
+        f = self.flat_map(b)
+        with solve_scope(self.g):
+            p, self.stats = self.solver(f, f.layout.zeros(b[0]), training=self.training)
+            if self.training and self.jacobian_penalty > 0 and torch.is_grad_enabled():
+                z = p.detach().requires_grad_()
+                self.auxiliary_losses["jacobian"] = self.jacobian_penalty * jacobian_penalty(f(z), z)
+        levels = f.layout.views(p)
+        if self.add_input:
+            return [p_l + b_l for p_l, b_l in zip(levels, b, strict=True)]
+        return [level.contiguous() for level in levels]
+
+    def spectral_radius(self, x: Mapping[str, Tensor], iters: int = 25) -> Tensor:
+        """Spectral radius of df/dP at P*, per image: (N,) float64. Above 1 there is nothing to converge to.
+
+        Of the network as evaluation uses it: no dropout, BatchNorm by its running statistics. Leaves nothing
+        behind: no gradient, no statistics, no random numbers drawn, `stats` and the mode as they were.
+
+        Args:
+            x: what `forward` takes.
+            iters: vector-Jacobian products (`ifpn.solvers.spectral_radius`), on top of a solve with the
+                evaluation budget and one evaluation.
+        """
+        with _in_evaluation(self), torch.no_grad(), solve_scope(self.g):
+            b = self.project(list(x.values()))
+            f = self.flat_map(b)
+            p, _ = self.solver(f, f.layout.zeros(b[0]), training=False)
+            return spectral_radius(f, p, iters)
+
+    def project(self, features: Levels) -> Levels:
+        """Backbone levels to B."""
+        b: Levels = self.projection(features)
+        if self.input_norm is None:
+            return b
+        return [norm(level) for norm, level in zip(self.input_norm, b, strict=True)]
+
+    def flat_map(self, b: Levels) -> FlatStep:
+        """`step` for given B, on flat states (N, D)."""
+        return FlatStep(self, PyramidLayout.of(b), b)
+
+
+@dataclass(frozen=True)
+class FlatStep:
+    """The right-hand side of a neck's equation for given B, on flat states: (N, D) -> (N, D)."""
+
+    neck: EquilibriumNeck
+    layout: PyramidLayout
+    b: Levels
+
+    def __call__(self, p: Tensor) -> Tensor:
+        """Evaluate `EquilibriumNeck.step`; the result has the type of p."""
+        return self.layout.flatten(self.neck.step(self.layout.views(p), self.b), p.dtype)
+
+    @property
+    def take(self) -> Callable[[Tensor], FlatStep] | None:
+        """Restrict to the images `index`, so that a solver need not compute the finished ones.
+
+        None in training, where dropout masks and BatchNorm belong to the whole batch, and with a compiled G, which
+        would be compiled for every batch size.
+        """
+        if self.neck.training or self.neck.compile_g:
+            return None
+        return lambda index: replace(self, b=[level[index] for level in self.b])
 
 
 class ImplicitFPN(EquilibriumNeck):
     """The pyramid P* with P* = G(P* + B), where B is the projected backbone feature and P^0 = 0.
 
-    G is a residual block per level and a cross-scale block (:class:`Transformation`, Eq. 8). It has the
+    G is a residual block per level and a cross-scale block (`Transformation`, Eq. 8). It has the
     parameters of one block, and training stores the activations of one evaluation, however many the solver
-    makes. Takes the place of ``torchvision.ops.FeaturePyramidNetwork`` in torchvision's detectors::
+    makes. Takes the place of `torchvision.ops.FeaturePyramidNetwork` in torchvision's detectors:
 
         neck = ImplicitFPN([512, 1024, 2048], 256)                                          # P3..P7
         neck = ImplicitFPN([256, 512, 1024, 2048], 256, extra_blocks=LastLevelMaxPool())    # P2..P5, pool
 
     Within one forward, weight norm is computed once, dropout masks are drawn once, and BatchNorm, if the csc
     has it, normalises each evaluation by its own batch and updates its running statistics once, in the last
-    evaluation, which is at P* (:func:`ifpn.layers.solve_scope.solve_scope`). The head works on P*;
-    on P* + B with ``add_input``.
+    evaluation, which is at P* (`ifpn.layers.solve_scope.solve_scope`). The head works on P*;
+    on P* + B with `add_input`.
 
     Args:
         in_channels_list: channels of the backbone levels, fine to coarse, each of half the size of the one
             before.
         out_channels: C of B and P.
-        extra_blocks: a torchvision ``ExtraFPNBlock`` on P*, after the solve; the state then has no P6 and P7.
+        extra_blocks: a torchvision `ExtraFPNBlock` on P*, after the solve; the state then has no P6 and P7.
         norm_layer: called with C, follows the 1x1 convolutions that make B; None for none.
-        csc: makes the cross-scale block, called ``csc(channels, num_levels)``.
-        solver: ``Equilibrium(...)`` or ``Unroll(steps)``; None is ``Equilibrium()``, with the paper's budget of
-            15 evaluations in training and 7 in evaluation. ``Unroll(T)`` gives P^T of the same G; ``Unroll(0)``
+        csc: makes the cross-scale block, called `csc(channels, num_levels)`.
+        solver: `Equilibrium(...)` or `Unroll(steps)`; None is `Equilibrium()`, with the paper's budget of
+            15 evaluations in training and 7 in evaluation. `Unroll(T)` gives P^T of the same G; `Unroll(0)`
             gives B, as P^0 = 0 says nothing of the image (G is then unused and gets no gradient).
-        extra_levels: B6 from the projected C5 (``"p5"``), from C5 (``"c5"``), or neither B6 nor B7
-            (``"none"``).
+        extra_levels: B6 from the projected C5 (`"p5"`), from C5 (`"c5"`), or neither B6 nor B7
+            (`"none"`).
         residual_block: residual blocks R_j in G (paper Table 3, RBL).
         weight_norm: weight norm on the convolutions of G (paper Sec. 4.2).
         dropout: rate of the variational dropout in the residual blocks (paper Sec. 4.2 names no rate).
@@ -46,11 +222,11 @@ class ImplicitFPN(EquilibriumNeck):
             features are not of the order of 1 (EfficientNet-Lite's are near 8).
         add_input: the neck returns P* + B, the argument of G, instead of P*: a short way for the gradient from
             the head to the backbone.
-        jacobian_penalty: weight of the estimated ||dG/dP||_F^2 / D at P* in ``auxiliary_losses["jacobian"]``.
-        compile: ``torch.compile`` for the evaluations that search P*; the graded one stays eager.
+        jacobian_penalty: weight of the estimated ||dG/dP||_F^2 / D at P* in `auxiliary_losses["jacobian"]`.
+        compile: `torch.compile` for the evaluations that search P*; the graded one stays eager.
 
     Raises:
-        ValueError: for a G without parameters, rates or weights out of range, and a Jacobian penalty with
+        UserError: for a G without parameters, rates or weights out of range, and a Jacobian penalty with
             deformable kernels (they have no second derivative).
     """
 
@@ -62,7 +238,7 @@ class ImplicitFPN(EquilibriumNeck):
         norm_layer: NormLayer | None = None,
         *,
         csc: CrossScale = PyramidConv,
-        solver: Policy | None = None,
+        solver: FixedPointSolver | None = None,
         extra_levels: ExtraLevelsFrom = "p5",
         residual_block: bool = True,
         weight_norm: bool = True,
@@ -73,27 +249,35 @@ class ImplicitFPN(EquilibriumNeck):
         jacobian_penalty: float = 0.0,
         compile: bool = False,
     ) -> None:
-        super().__init__(
-            in_channels_list,
-            out_channels,
-            extra_blocks,
-            norm_layer,
-            extra_levels=extra_levels,
-            make_g=functools.partial(
-                Transformation,
-                csc=csc,
-                residual_block=residual_block,
-                weight_norm=weight_norm,
-                dropout=dropout,
-                output_norm=output_norm,
-            ),
+        g_factory = functools.partial(
+            Transformation,
+            csc=csc,
+            residual_block=residual_block,
+            weight_norm=weight_norm,
+            dropout=dropout,
+            output_norm=output_norm,
+        )
+        options = EquilibriumOptions(
             solver=solver,
-            jacobian_weight=jacobian_penalty,
             input_norm=input_norm,
             add_input=add_input,
+            jacobian_penalty=jacobian_penalty,
             compile=compile,
         )
+        super().__init__(g_factory, in_channels_list, out_channels, extra_blocks, norm_layer, extra_levels, options)
 
-    def iterate(self, p: list[Tensor], b: list[Tensor]) -> list[Tensor]:
+    def step(self, p: Levels, b: Levels) -> Levels:
         """G(P + B), Eq. 7."""
-        return self.call_g([p_l + b_l for p_l, b_l in zip(p, b, strict=True)])
+        return self.evaluate_g([p_l + b_l for p_l, b_l in zip(p, b, strict=True)])
+
+
+@contextmanager
+def _in_evaluation(module: nn.Module) -> Iterator[None]:
+    """Evaluation mode inside the block; after it every part has its own mode back."""
+    modes = [(part, part.training) for part in module.modules()]
+    module.eval()
+    try:
+        yield
+    finally:
+        for part, training in modes:
+            part.training = training

@@ -1,10 +1,13 @@
 """The nonlinear transformation G of the residual-like iteration (paper Sec. 3.2.2, Fig. 4)."""
 
+from __future__ import annotations
+
 from collections.abc import Callable
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ifpn.errors import UserError
 from ifpn.layers.norm import group_norm
 from ifpn.layers.solve_scope import VariationalDropout, apply_weight_norm
 
@@ -14,7 +17,7 @@ CrossScale = Callable[[int, int], nn.Module]
 class ResidualBlock(nn.Module):
     """R(z) = ReLU(z + GN(drop(conv3x3(ReLU(GN(conv3x3(z))))))), C -> C, stride 1, convolutions without bias.
 
-    The basic block of He et al. 2016 with GroupNorm (:func:`ifpn.layers.norm.norm_groups`); dropout after the
+    The basic block of He et al. 2016 with GroupNorm (`norm_groups`); dropout after the
     second convolution as in MDEQ.
 
     Args:
@@ -44,14 +47,14 @@ class Transformation(nn.Module):
     Args:
         channels: C of every level.
         num_levels: number of levels L.
-        csc: makes the cross-scale block, called ``csc(channels, num_levels)``.
+        csc: makes the cross-scale block, called `csc(channels, num_levels)`.
         residual_block: R_j with own weights per level, or the identity (paper Table 3 without RBL).
         weight_norm: on all convolutions but the offset convolutions of deformable kernels.
         dropout: rate of the variational dropout in R_j; without residual blocks there is none.
         output_norm: GroupNorm with own parameters per level on G's output, which Eq. 8 leaves unbounded.
 
     Raises:
-        ValueError: if G would have no parameters, or ``dropout`` is not in [0, 1).
+        UserError: G would have no parameters, or `dropout` is not in [0, 1).
     """
 
     def __init__(
@@ -67,16 +70,16 @@ class Transformation(nn.Module):
     ) -> None:
         super().__init__()
         if not 0 <= dropout < 1:
-            raise ValueError(f"dropout must be in [0, 1), got {dropout}")
+            raise UserError(f"dropout={dropout}: must be in [0, 1).")
         if residual_block:
             self.residual = nn.ModuleList(ResidualBlock(channels, dropout) for _ in range(num_levels))
         else:
             self.residual = nn.ModuleList(nn.Identity() for _ in range(num_levels))
         self.csc = csc(channels, num_levels)
         if not residual_block and not any(True for _ in self.csc.parameters()):
-            raise ValueError(
-                "csc=none with neck.residual_block=false leaves G without parameters: "
-                "switch the residual blocks on, choose another csc, or use neck=none"
+            raise UserError(
+                "residual_block=false: must be true with csc=none, which leaves G without parameters. Choose another "
+                "csc, or use neck=none."
             )
         if weight_norm:
             apply_weight_norm(self)

@@ -7,8 +7,8 @@ these rows and writes the others again.
 from __future__ import annotations
 
 import csv
+import io
 import logging
-import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from pytorch_lightning.loggers import CSVLogger, Logger, WandbLogger
 from pytorch_lightning.loggers.csv_logs import ExperimentWriter
 
 from ifpn.errors import ConfigError
-from ifpn.runs.checkpoint import cannot_write
+from ifpn.runs.files import replacing, write_error
 
 log = logging.getLogger(__name__)
 
@@ -55,7 +55,7 @@ class _ContinuingWriter(ExperimentWriter):
         try:
             super().save()
         except OSError as error:
-            raise cannot_write(Path(self.metrics_file_path), error) from error
+            raise write_error(Path(self.metrics_file_path), error) from error
         self.rows += new
 
     def _rewrite_with_new_header(self, fieldnames: list[str]) -> None:
@@ -98,17 +98,13 @@ def _read(path: Path) -> tuple[list[str], list[dict[str, Any]]]:
 
 
 def _replace(path: Path, names: Sequence[str], rows: Iterable[dict[str, Any]]) -> None:
-    beside = path.with_suffix(".partial")
-    try:
-        with open(beside, "w", newline="") as file:
-            writer = csv.DictWriter(file, fieldnames=names)
-            writer.writeheader()
-            writer.writerows(rows)
-            file.flush()
-            os.fsync(file.fileno())
-        beside.replace(path)
-    except OSError as error:
-        raise cannot_write(path, error) from error
+    with replacing(path) as binary:
+        file = io.TextIOWrapper(binary, encoding="utf-8", newline="")
+        writer = csv.DictWriter(file, fieldnames=names)
+        writer.writeheader()
+        writer.writerows(rows)
+        file.flush()
+        file.detach()
 
 
 class WandbRun(WandbLogger):

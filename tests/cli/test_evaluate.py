@@ -71,7 +71,7 @@ def test_only_the_validation_file_is_read_and_classes_meet_by_id_or_by_name(
     assert evaluate(root, ids) is not None
     written = json.loads((tmp_path / "out/predictions.json").read_text())
     assert {record["category_id"] for record in written} == {17}
-    assert len(json.loads((tmp_path / "out/result.json").read_text())["summary"]) == 12
+    assert len(json.loads((tmp_path / "out/scores.json").read_text())["summary"]) == 12
     for name in ("precision_recall", "sizes", "confusion"):
         assert (tmp_path / f"out/{name}.png").stat().st_size > 1000
 

@@ -10,12 +10,12 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
-from ifpn.cli.quoting import with_plain_paths
+from ifpn.cli.quoting import quote_paths
 
 
 def arrived(argument: str) -> object:
     """What the configuration holds after Hydra has read the argument."""
-    (override,) = OverridesParser.create().parse_overrides(with_plain_paths([argument]))
+    (override,) = OverridesParser.create().parse_overrides(quote_paths([argument]))
     cfg = OmegaConf.create({"value": override.value()})
     return OmegaConf.to_container(cfg, resolve=True)["value"]  # type: ignore[index,call-overload]
 
@@ -47,8 +47,8 @@ def test_words_and_quotes_keep_their_meaning(argument: str, value: object) -> No
 
 def test_other_settings_are_left_to_hydra() -> None:
     arguments = ["image.min_size=[64,96]", "-m", "seed=0,1", "+x={a: 1}", "~callbacks.best"]
-    assert with_plain_paths(arguments) == arguments
+    assert quote_paths(arguments) == arguments
 
 
 def test_in_a_sweep_a_comma_separates_folders() -> None:
-    assert with_plain_paths(["-m", "data.root=a,b", "run_dir=my runs"]) == ["-m", "data.root=a,b", 'run_dir="my runs"']
+    assert quote_paths(["-m", "data.root=a,b", "run_dir=my runs"]) == ["-m", "data.root=a,b", 'run_dir="my runs"']

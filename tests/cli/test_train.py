@@ -114,7 +114,7 @@ def test_a_killed_command_resumes_to_the_same_weights_bit_for_bit(
 def test_evaluate_repeats_the_numbers_of_the_run(finished: tuple[Path, str], tmp_path: Path) -> None:
     folder, _ = finished
     run([sys.executable, "evaluate.py", f"ckpt={folder / 'last.ckpt'}", f"run_dir={tmp_path}", "device=cpu"])
-    again = json.loads((tmp_path / "result.json").read_text())["summary"]
+    again = json.loads((tmp_path / "scores.json").read_text())["summary"]
     first = json.loads((folder / "result.json").read_text())["summary"]
     # The same weights on the same images; 1e-6 allows for another batch size changing the order of sums.
     assert again == pytest.approx(first, abs=1e-6)

@@ -80,8 +80,8 @@ def test_the_linear_rule_keeps_the_number_of_images_seen_and_says_so() -> None:
     assert plan.max_steps * plan.batch == 90_000 * 16
     assert plan.curve.factor(239_999, plan.max_steps) == pytest.approx(1)
     assert plan.curve.factor(240_000, plan.max_steps) == pytest.approx(0.1)
-    assert "lr 0.01 -> 0.0025" in plan.words
-    assert "schedule.scaling=none" in plan.words
+    assert "lr 0.01 -> 0.0025" in plan.summary
+    assert "schedule.scaling=none" in plan.summary
     kept = recipe("schedule=1x", "schedule.scaling=none").plan(2, 1, 2, 58_633)
     assert (kept.lr, kept.max_steps) == (0.01, 90_000)
 
@@ -121,7 +121,7 @@ def test_the_backbone_alone_learns_at_its_own_rate_all_along_the_curve() -> None
     assert backbone_parameters(model) == set(backbone.parameters())
     built = recipe("schedule=quick", "schedule.backbone_lr=0.25")
     plan = built.plan(8, 1, 1, 30)
-    assert "(the backbone's times 0.25)" in plan.words
+    assert "(the backbone's times 0.25)" in plan.summary
     optimizer, schedule = built.build(model, plan)
     assert sum(len(g["params"]) for g in optimizer.param_groups) == len(list(model.parameters()))
     for step in range(100):
@@ -142,5 +142,5 @@ def test_a_rate_of_one_leaves_the_groups_of_the_papers_schedules_as_they_were() 
         built = recipe(f"schedule={name}")
         assert built.backbone_lr == rate
         plan = built.plan(8, 1, 1, 30)
-        assert "backbone" not in plan.words
+        assert "backbone" not in plan.summary
         assert len(built.build(model, plan)[0].param_groups) == 2

@@ -16,7 +16,8 @@ from pytorch_lightning.loggers import WandbLogger
 from ifpn.plots.convergence import draw_convergence
 from ifpn.plots.curves import draw_curves
 from ifpn.plots.samples import draw_samples
-from ifpn.runs.result import write_result
+from ifpn.runs.folder import CONVERGENCE, CURVES, METRICS, RESULT, SAMPLES
+from ifpn.runs.result import RunResult
 from ifpn.training.callbacks.checkpoints import BestCheckpoint
 from ifpn.training.callbacks.solver_monitor import SolverMonitor
 from ifpn.training.loggers import log_media
@@ -38,7 +39,7 @@ class RunReport(Callback):
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         for logger in trainer.loggers:
             if isinstance(logger, WandbLogger) and isinstance(pl_module, DetectionModule):
-                logger.log_hyperparams(pl_module.facts["config"])
+                logger.log_hyperparams(pl_module.metadata["config"])
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._last_end = None
@@ -60,38 +61,38 @@ class RunReport(Callback):
             return
         folder = Path(trainer.default_root_dir)
         monitor = next((c for c in trainer.callbacks if isinstance(c, SolverMonitor)), None)  # type: ignore[attr-defined]
-        measured = self._measured(trainer, pl_module, monitor.summary if monitor else {})
-        write_result(folder / "result.json", pl_module.facts["config"], pl_module.device, measured)
-        pictures = [self._draw_samples(trainer, pl_module, folder / "samples.png")]
+        result = self._result(trainer, pl_module, monitor.summary if monitor else {})
+        result.write(folder / RESULT, pl_module.device)
+        pictures = [self._draw_samples(trainer, pl_module, folder / SAMPLES)]
         for logger in trainer.loggers:
             logger.save()
-        if (folder / "metrics.csv").is_file():
-            draw_curves(folder / "metrics.csv", folder / "curves.png")
-            pictures.append(folder / "curves.png")
+        if (folder / METRICS).is_file():
+            draw_curves(folder / METRICS, folder / CURVES)
+            pictures.append(folder / CURVES)
         if monitor is not None and "forward" in monitor.traces:
-            draw_convergence(monitor.traces["forward"], monitor.traces.get("backward"), folder / "convergence.png")
-            pictures.append(folder / "convergence.png")
+            draw_convergence(monitor.traces["forward"], monitor.traces.get("backward"), folder / CONVERGENCE)
+            pictures.append(folder / CONVERGENCE)
         for logger in trainer.loggers:
             if isinstance(logger, WandbLogger):
                 log_media(logger, pictures, pl_module.scores or {})
 
-    def _measured(self, trainer: pl.Trainer, module: DetectionModule, solver: Mapping[str, float]) -> dict[str, Any]:
-        """`complete` says whether the training reached its last step."""
+    def _result(self, trainer: pl.Trainer, module: DetectionModule, solver: Mapping[str, float]) -> RunResult:
         scores = module.scores or {"summary": None, "per_class": None}
         best = next((c.best_score for c in trainer.callbacks if isinstance(c, BestCheckpoint)), None)  # type: ignore[attr-defined]
-        return {
-            "complete": trainer.global_step >= module.plan.max_steps,
-            "seed": module.seed,
-            "steps": trainer.global_step,
-            "batch": module.plan.batch,
-            "world_size": trainer.world_size,
-            "summary": scores["summary"],
-            "per_class": scores["per_class"],
-            "best_AP": best,
-            "solver": dict(solver),
-            "parameters": sum(p.numel() for p in module.detector.parameters()),
-            "seconds_per_step": statistics.median(self.step_seconds) if self.step_seconds else None,
-        }
+        return RunResult(
+            complete=trainer.global_step >= module.plan.max_steps,
+            seed=module.seed,
+            steps=trainer.global_step,
+            batch=module.plan.batch,
+            world_size=trainer.world_size,
+            summary=scores["summary"],
+            per_class=scores["per_class"],
+            best_AP=best,
+            solver=dict(solver),
+            parameters=sum(p.numel() for p in module.detector.parameters()),
+            seconds_per_step=statistics.median(self.step_seconds) if self.step_seconds else None,
+            config=module.metadata["config"],
+        )
 
     def _draw_samples(self, trainer: pl.Trainer, module: DetectionModule, path: Path) -> Path:
         dataset = trainer.datamodule.val_dataset  # type: ignore[attr-defined]
@@ -108,6 +109,6 @@ class RunReport(Callback):
         module.detector.train(was_training)
         truths = [target for _, target in items]
         draw_samples(
-            images, truths, detections, module.facts["class_names"], path, score_threshold=self.score_threshold
+            images, truths, detections, module.metadata["class_names"], path, score_threshold=self.score_threshold
         )
         return path

@@ -1,0 +1,17 @@
+"""The run folder: names of its files, and which of them may be there before a run starts."""
+
+CONFIG = "config.yaml"
+METRICS = "metrics.csv"
+RESULT = "result.json"
+COMPLETE = "complete.json"
+LAST, BEST = "last.ckpt", "best.ckpt"
+EXPORT = "export"
+EVIDENCE = "nonfinite"
+SAMPLES, CURVES, CONVERGENCE = "samples.png", "curves.png", "convergence.png"
+# Of a sweep, and of its jobs.
+SWEEP, FAILED, JOB_LOG = "sweep.json", "failed.txt", "job.log"
+# Of evaluate.py.
+SCORES = "scores.json"
+
+# What other libraries write in place.
+WRITTEN_IN_PLACE = (METRICS, SAMPLES, CURVES, CONVERGENCE, "profile.txt", JOB_LOG, EVIDENCE, EXPORT, "hydra", "wandb")
