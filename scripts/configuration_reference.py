@@ -184,7 +184,8 @@ def _words(annotation: Any) -> str:
     if origin is typing.Literal:
         return ", ".join(str(option) for option in arguments)
     if origin in (typing.Union, types.UnionType):
-        return " or ".join(word for word in map(_words, arguments) if word)
+        words = [_words(argument) for argument in arguments]
+        return " or ".join(words) if all(words) else ""
     return {bool: "true, false", int: "whole number", float: "number", str: "text", type(None): "null"}.get(
         annotation, "list" if inspect.isclass(origin) and issubclass(origin, typing.Sequence) else ""
     )
