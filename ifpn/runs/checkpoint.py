@@ -77,7 +77,7 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     try:
         checkpoint: dict[str, Any] = _load(file)
         described = isinstance(checkpoint, dict) and isinstance(checkpoint.get("ifpn"), dict)
-        if not described or not isinstance(checkpoint.get("state_dict"), dict):
+        if not described or not is_state_dict(checkpoint.get("state_dict")):
             raise ConfigError(f"ckpt={path} was not written by ifpn: it has no 'ifpn' entry describing the model.")
         found = checkpoint["ifpn"].get("format")
         if found != FORMAT:
@@ -100,6 +100,11 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     except ConfigError as error:
         raise ConfigError(f"ckpt={path} was not written by ifpn: {error}") from error
     return checkpoint
+
+
+def is_state_dict(value: Any) -> bool:
+    """Whether `value` maps names to tensors."""
+    return isinstance(value, dict) and all(isinstance(k, str) and isinstance(v, torch.Tensor) for k, v in value.items())
 
 
 def _load(file: Path, *, mapped: bool = False) -> Any:
