@@ -18,8 +18,8 @@ from torch import Tensor, nn
 from ifpn.data import decode_image
 from ifpn.detections import Detections, SolverFacts
 from ifpn.errors import ConfigError, UserError
+from ifpn.necks import EquilibriumNeck, Stream
 from ifpn.runs.restore import read_trained, restore_detector
-from ifpn.solvers import Stats
 
 OneImage = str | os.PathLike[str] | bytes | Image.Image | NDArray[np.uint8] | Tensor
 ALLOWED = (
@@ -118,6 +118,15 @@ class Predictor:
         ]
         return results if several else results[0]
 
+    def stream(self) -> Stream:
+        """Frames of a video, each of which starts its solve from the frame before; see `ifpn.necks.Stream`.
+
+        with predictor.stream() as stream:
+            for frame in frames:
+                detections = stream(frame)  # .solver.evals: evaluations that this frame needed
+        """
+        return Stream(self.detector, self)
+
     def _result(
         self, found: Mapping[str, Tensor], image: Tensor, facts: SolverFacts | None, origin: Any, threshold: float
     ) -> Detections:
@@ -131,10 +140,9 @@ class Predictor:
 
     def _solver_facts(self, count: int) -> Sequence[SolverFacts | None]:
         for part in self.detector.modules():
-            stats = getattr(part, "stats", None)
-            if isinstance(stats, Stats) and len(stats.forward.residual) == count:
-                residuals = stats.forward.residual.detach().float().cpu().tolist()
-                return [SolverFacts(residual, stats.forward.evals) for residual in residuals]
+            if isinstance(part, EquilibriumNeck) and part.stats and len(part.stats.forward.residual) == count:
+                residuals = part.stats.forward.residual.detach().float().cpu().tolist()
+                return [SolverFacts(*facts) for facts in zip(residuals, part.evals().tolist(), strict=True)]
         return [None] * count
 
     @contextmanager

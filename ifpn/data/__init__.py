@@ -8,6 +8,7 @@ from ifpn.data.decode import BadImage, decode_image
 from ifpn.data.module import DetectionData
 from ifpn.data.sampler import ResumableBatchSampler, ShardSampler
 from ifpn.data.shapes import Shapes
+from ifpn.data.wires import Wires
 
 Policy, Reading = DefectPolicy, ImageReading  # their names before 0.2; until 0.3
 
@@ -26,6 +27,7 @@ __all__ = [
     "ResumableBatchSampler",
     "Shapes",
     "ShardSampler",
+    "Wires",
     "collate",
     "decode_image",
     "load_annotations",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from abc import abstractmethod
+from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -21,6 +22,7 @@ from ifpn.necks.neck import ExtraLevelsFrom, Levels, Neck, check_pyramid_sizes
 from ifpn.necks.projection import NormLayer, Projection
 from ifpn.necks.pyramid_layout import PyramidLayout
 from ifpn.necks.transformation import CrossScale, Transformation
+from ifpn.necks.warm_start import warm_start
 from ifpn.solvers import Equilibrium, Stats, Unroll, jacobian_penalty, spectral_radius
 
 
@@ -64,6 +66,11 @@ class EquilibriumNeck(Neck):
         extra_levels: as `ImplicitFPN`.
         options: all that does not concern G.
 
+    Attributes:
+        keep_state: in evaluation, hold P* as `state` and start the next forward from it (`Stream` does so).
+        state: P* of the last forward, detached, where `keep_state` or a `start` asked for it.
+        restarted: (N,) bool, images of the last forward whose start was refused; None where there was none.
+
     Raises:
         UserError: a Jacobian penalty with deformable kernels in G.
     """
@@ -93,6 +100,32 @@ class EquilibriumNeck(Neck):
             )
         self.compile_g = options.compile
         self._compiled: Callable[..., Levels] | None = None
+        self.keep_state = False
+        self.state: Levels | None = None
+        self.restarted: Tensor | None = None
+
+    def forward(self, x: Mapping[str, Tensor], start: Levels | None = None) -> OrderedDict[str, Tensor]:
+        """As `Neck.forward`; in evaluation the solve can start from a pyramid that is close.
+
+        Args:
+            x: see `Neck.forward`.
+            start: the `state` of an earlier forward. An image starts from zero where that has the smaller
+                residual, and all do where the sizes have changed. A start costs no evaluation unless refused.
+
+        Returns:
+            See `Neck.forward`.
+
+        Raises:
+            ValueError: a start in training; else see `Neck.forward`.
+        """
+        if start is not None and self.training:
+            raise ValueError("start is for evaluation: dropout gives each training step another fixed point")
+        if start is not None:
+            self.state = start
+        elif self.training or not self.keep_state:
+            self.state = None
+        self.restarted = None
+        return super().forward(x)
 
     @abstractmethod
     def step(self, p: Levels, b: Levels) -> Levels:
@@ -113,26 +146,51 @@ class EquilibriumNeck(Neck):
         return self._compiled(*arguments)
 
     def __getstate__(self) -> dict[str, Any]:
-        """Leave out the compiled G: it belongs to this object's weights."""
-        return {**super().__getstate__(), "_compiled": None}
+        """Leave out the compiled G, which belongs to this object's weights, and what the last forward left."""
+        return {**super().__getstate__(), "_compiled": None, "state": None, "restarted": None}
 
     def pyramid(self, features: Levels) -> Levels:
         """Backbone levels to P* (or P* + B), fp32, contiguous. `Unroll(0)` gives B: P^0 is zero for every image."""
         b = self.project(features)
         check_pyramid_sizes(b)
         if isinstance(self.solver, Unroll) and self.solver.steps == 0:
-            self.stats = None
+            self.stats = self.state = None
             return b
         f = self.flat_map(b)
         with solve_scope(self.g):
-            p, self.stats = self.solver(f, f.layout.zeros(b[0]), training=self.training)
+            p, self.stats = self._solve(f, b)
             if self.training and self.jacobian_penalty > 0 and torch.is_grad_enabled():
                 z = p.detach().requires_grad_()
                 self.auxiliary_losses["jacobian"] = self.jacobian_penalty * jacobian_penalty(f(z), z)
         levels = f.layout.views(p)
+        if self.state is not None or (self.keep_state and not self.training):
+            self.state = f.layout.views(p.detach().clone())  # the caller may change its levels in place
         if self.add_input:
             return [p_l + b_l for p_l, b_l in zip(levels, b, strict=True)]
         return [level.contiguous() for level in levels]
+
+    def _solve(self, f: FlatStep, b: Levels) -> tuple[Tensor, Stats]:
+        """P* from `state`, if it is of the size of B, else from zero."""
+        zero = f.layout.zeros(b[0])
+        if self.state is None or [p.shape for p in self.state] != [b_l.shape for b_l in b]:
+            return self.solver(f, zero, training=self.training)
+        with torch.no_grad():
+            known = f.layout.flatten(self.state, zero.dtype).to(zero.device)
+        first, z0, self.restarted = warm_start(f, known)
+        # A value without a graph is of no use to a solver that unrolls.
+        return self.solver(f if torch.is_grad_enabled() else first, z0, training=False)
+
+    def evals(self) -> Tensor:
+        """Evaluations of G in the last forward that searched or gave the value, per image: (N,) int64.
+
+        Raises:
+            RuntimeError: nothing has been solved yet.
+        """
+        if self.stats is None:
+            raise RuntimeError("the neck has solved nothing: call it first")
+        forward = self.stats.forward
+        used = torch.full_like(forward.status, forward.evals) if forward.sample_evals is None else forward.sample_evals
+        return used if self.restarted is None else used + self.restarted
 
     def spectral_radius(self, x: Mapping[str, Tensor], iters: int = 25) -> Tensor:
         """Spectral radius of df/dP at P*, per image: (N,) float64. Above 1 there is nothing to converge to.

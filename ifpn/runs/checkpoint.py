@@ -88,7 +88,7 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     except pickle.UnpicklingError as error:
         raise ConfigError(
             f"ckpt={path} holds more than tensors and plain values and was not loaded, because doing so could run code "
-            f"that came with it ({first_line(error)}). Load checkpoints written by ifpn only."
+            "that came with it. Load checkpoints written by ifpn only."
         ) from error
     except Exception as error:  # a damaged file fails in many ways, which all mean the same
         raise ConfigError(f"ckpt={path} is damaged ({first_line(error)}): use another checkpoint.") from error
