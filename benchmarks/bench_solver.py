@@ -174,7 +174,7 @@ def main() -> None:
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     parser.add_argument("--allocator", choices=["keeping", "system"], default="keeping")
     parser.add_argument("--json", type=Path, help="also write all rows to this file")
-    parser.add_argument("--markdown", action="store_true", help="print tables for docs/benchmarks.md")
+    parser.add_argument("--markdown", action="store_true", help="print tables for docs/results.md")
     args = parser.parse_args()
     if args.allocator == "keeping" and sys.platform == "linux" and not KEEP.items() <= os.environ.items():
         os.execve(sys.executable, [sys.executable, *sys.argv], {**os.environ, **KEEP})

@@ -30,6 +30,7 @@ MAY = {  # a room, and the rooms it may import
     "predictor": "config data detections necks runs",
     "cli": "config data detections evaluation plots predictor runs solvers training",
     "__init__": "necks predictor solvers",
+    "__main__": "cli",
     "reports": "",
 }
 FILES = sorted((ROOT / "ifpn").rglob("*.py"))
