@@ -18,12 +18,13 @@ from ifpn.errors import UserError
 from ifpn.layers.deform import DeformableConv
 from ifpn.layers.norm import group_norm
 from ifpn.layers.solve_scope import solve_scope
+from ifpn.necks.auxiliary import jacobian_losses
 from ifpn.necks.neck import ExtraLevelsFrom, Levels, Neck, check_pyramid_sizes
 from ifpn.necks.projection import NormLayer, Projection
 from ifpn.necks.pyramid_layout import PyramidLayout
 from ifpn.necks.transformation import CrossScale, Transformation
 from ifpn.necks.warm_start import warm_start
-from ifpn.solvers import Equilibrium, Stats, Unroll, jacobian_penalty, spectral_radius
+from ifpn.solvers import Equilibrium, Stats, Unroll, spectral_radius
 
 
 class FixedPointSolver(Protocol):
@@ -39,7 +40,7 @@ class EquilibriumOptions:
     """What implicit necks have in common beside G, as `ImplicitFPN` documents it.
 
     Raises:
-        UserError: a negative weight.
+        UserError: a number out of its range.
     """
 
     solver: FixedPointSolver | None
@@ -47,11 +48,23 @@ class EquilibriumOptions:
     add_input: bool
     jacobian_penalty: float
     compile: bool
+    jacobian_every: float = 1.0
+    contraction_penalty: float = 0.0
+    contraction_margin: float = 0.9
 
     def __post_init__(self) -> None:
-        """Refuse a negative weight; NaN too."""
-        if not self.jacobian_penalty >= 0:
-            raise UserError(f"jacobian_penalty={self.jacobian_penalty}: must be a weight, not negative. 0 is off.")
+        """Refuse what is out of range; NaN too."""
+        for name in ("jacobian_penalty", "contraction_penalty", "contraction_margin"):
+            if not getattr(self, name) >= 0:
+                raise UserError(f"{name}={getattr(self, name)}: must be 0 or positive.")
+        if not 0 < self.jacobian_every <= 1:
+            raise UserError(f"jacobian_every={self.jacobian_every}: must be a share of the steps, in (0, 1].")
+
+    @property
+    def differentiated_twice(self) -> str:
+        """The penalty that is on and needs second derivatives of G, by name and value; else empty."""
+        weights = {name: getattr(self, name) for name in ("jacobian_penalty", "contraction_penalty")}
+        return next((f"{name}={weight}" for name, weight in weights.items() if weight > 0), "")
 
 
 class EquilibriumNeck(Neck):
@@ -72,7 +85,7 @@ class EquilibriumNeck(Neck):
         restarted: (N,) bool, images of the last forward whose start was refused; None where there was none.
 
     Raises:
-        UserError: a Jacobian penalty with deformable kernels in G.
+        UserError: a penalty on the Jacobian with deformable kernels in G.
     """
 
     def __init__(
@@ -92,11 +105,11 @@ class EquilibriumNeck(Neck):
         self.add_input = options.add_input
         self.g = g_factory(out_channels, self.num_levels)
         self.solver: FixedPointSolver = Equilibrium() if options.solver is None else options.solver
-        self.jacobian_penalty = options.jacobian_penalty
-        if self.jacobian_penalty > 0 and any(isinstance(m, DeformableConv) for m in self.g.modules()):
+        self.options = options
+        if options.differentiated_twice and any(isinstance(m, DeformableConv) for m in self.g.modules()):
             raise UserError(
-                f"jacobian_penalty={self.jacobian_penalty}: must be 0 with deformable kernels, which cannot be "
-                "differentiated twice. Use neck.jacobian_penalty=0, or csc.deform=false."
+                f"{options.differentiated_twice}: must be 0 with deformable kernels, which cannot be differentiated "
+                "twice. Set it to 0, or csc.deform=false."
             )
         self.compile_g = options.compile
         self._compiled: Callable[..., Levels] | None = None
@@ -159,9 +172,8 @@ class EquilibriumNeck(Neck):
         f = self.flat_map(b)
         with solve_scope(self.g):
             p, self.stats = self._solve(f, b)
-            if self.training and self.jacobian_penalty > 0 and torch.is_grad_enabled():
-                z = p.detach().requires_grad_()
-                self.auxiliary_losses["jacobian"] = self.jacobian_penalty * jacobian_penalty(f(z), z)
+            if self.training and torch.is_grad_enabled():
+                self.auxiliary_losses |= jacobian_losses(f, p, self.options)
         levels = f.layout.views(p)
         if self.state is not None or (self.keep_state and not self.training):
             self.state = f.layout.views(p.detach().clone())  # the caller may change its levels in place
@@ -281,10 +293,15 @@ class ImplicitFPN(EquilibriumNeck):
         add_input: the neck returns P* + B, the argument of G, instead of P*: a short way for the gradient from
             the head to the backbone.
         jacobian_penalty: weight of the estimated ||dG/dP||_F^2 / D at P* in `auxiliary_losses["jacobian"]`.
+        jacobian_every: share of the training steps, drawn at random, that compute this penalty and the next one,
+            at full weight (0.08 in MDEQ's configurations).
+        contraction_penalty: weight of the mean of max(0, 1ᵀ dG/dP - margin)^2 at P* in
+            `auxiliary_losses["contraction"]`: zero where G contracts (`ifpn.solvers.contraction_penalty`).
+        contraction_margin: the margin.
         compile: `torch.compile` for the evaluations that search P*; the graded one stays eager.
 
     Raises:
-        UserError: for a G without parameters, rates or weights out of range, and a Jacobian penalty with
+        UserError: for a G without parameters, rates or weights out of range, and a penalty on the Jacobian with
             deformable kernels (they have no second derivative).
     """
 
@@ -305,6 +322,9 @@ class ImplicitFPN(EquilibriumNeck):
         input_norm: bool = False,
         add_input: bool = False,
         jacobian_penalty: float = 0.0,
+        jacobian_every: float = 1.0,
+        contraction_penalty: float = 0.0,
+        contraction_margin: float = 0.9,
         compile: bool = False,
     ) -> None:
         g_factory = functools.partial(
@@ -320,6 +340,9 @@ class ImplicitFPN(EquilibriumNeck):
             input_norm=input_norm,
             add_input=add_input,
             jacobian_penalty=jacobian_penalty,
+            jacobian_every=jacobian_every,
+            contraction_penalty=contraction_penalty,
+            contraction_margin=contraction_margin,
             compile=compile,
         )
         super().__init__(g_factory, in_channels_list, out_channels, extra_blocks, norm_layer, extra_levels, options)
