@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import shutil
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import hydra
@@ -53,20 +54,44 @@ def command(config_name: str) -> Callable[[Callable[[DictConfig], None]], Callab
             # Hydra then lets its exceptions through, so that they can be told in our words.
             os.environ["HYDRA_FULL_ERROR"] = "1"
             setattr(hydra._internal.hydra, "Callbacks", CheckedCallbacks)  # noqa: B010  # not exported, so mypy cannot know it
-            try:
+            with reporting_user_errors():
                 sys.argv[1:] = quote_paths(expand_jobs_flag(sys.argv[1:]))
                 composed()
                 if failed:
                     raise failed[0]
-            except USER_ERRORS as error:
-                if os.environ.get(TRACEBACK_SWITCH) == "1":
-                    raise
-                print(f"error: {format_error(error, sys.argv[1:])}", file=sys.stderr)
-                sys.exit(2)
 
         return run
 
     return decorate
+
+
+@contextmanager
+def reporting_user_errors() -> Iterator[None]:
+    """Print what a user can mend as one paragraph on stderr and exit with status 2; let everything else through."""
+    try:
+        yield
+    except USER_ERRORS as error:
+        if os.environ.get(TRACEBACK_SWITCH) == "1":
+            raise
+        print(f"error: {format_error(error, sys.argv[1:])}", file=sys.stderr)
+        sys.exit(2)
+
+
+def list_groups(config_name: str) -> str:
+    """Name the groups that `conf/<config_name>.yaml` accepts, with their options, one group a line.
+
+    Hydra's own `$APP_CONFIG_GROUPS` names those of every command.
+    """
+    found: dict[str, list[str]] = {}
+    for entry in OmegaConf.load(CONF / f"{config_name}.yaml").defaults:
+        group = next(iter(entry)) if OmegaConf.is_dict(entry) else ""
+        for path in (CONF / group).rglob("*.yaml") if group and "hydra" not in group else ():
+            found.setdefault(str(path.parent.relative_to(CONF)), []).append(path.stem)
+    return "\n".join(f"{group}: {', '.join(sorted(found[group]))}" for group in sorted(found))
+
+
+# ${groups:train} in a help text
+OmegaConf.register_new_resolver("groups", list_groups, replace=True)
 
 
 def remove_unused_folder() -> None:
@@ -82,6 +107,7 @@ def remove_unused_folder() -> None:
 def checked(cfg: DictConfig, overrides: list[str]) -> DictConfig:
     """Resolve the configuration and refuse what cannot work, before anything is built."""
     from ifpn.config.allowlist import check_targets
+    from ifpn.config.extras import check_extras
     from ifpn.config.rules import check_rules
 
     # In a sweep every job has its own folder, which only Hydra knows.
@@ -91,6 +117,7 @@ def checked(cfg: DictConfig, overrides: list[str]) -> DictConfig:
     resolved = OmegaConf.create(container)
     assert isinstance(resolved, DictConfig)
     check_rules(resolved, overrides, choices())
+    check_extras(choices())
     check_targets(resolved)
     return resolved
 

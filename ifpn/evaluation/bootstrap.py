@@ -27,6 +27,7 @@ class _ClassMatches:
     """Detections of one class, the most certain first, matched at T thresholds of IoU.
 
     hits, misses: (T, D), 0 or 1; both 0 where COCO ignores the detection. image: (D,) position of its image.
+    scores: (D,), falling.
     truths: (I,) boxes to be found per image.
     """
 
@@ -34,6 +35,7 @@ class _ClassMatches:
     misses: Floats
     image: NDArray[np.int64]
     truths: Floats
+    scores: Floats
 
 
 class ScoredMatches:
@@ -67,6 +69,15 @@ class ScoredMatches:
         counts = np.ones(self.num_images) if weights is None else weights
         found = [ap for one in self._classes if (ap := _ap(one, counts)) is not None]
         return float(np.mean(found)) if found else float("nan")
+
+    def pooled(self) -> tuple[Floats, Floats, Floats, int]:
+        """Scores (D,), hits and misses (D,) at the lowest IoU threshold, of all classes; boxes to be found."""
+        parts = self._classes
+        columns = [one.scores for one in parts]
+        hits, misses = ([getattr(one, name)[0] for one in parts] for name in ("hits", "misses"))
+        empty = np.zeros(0)
+        joined = [np.concatenate([empty, *values]) for values in (columns, hits, misses)]
+        return joined[0], joined[1], joined[2], int(sum(one.truths.sum() for one in parts))
 
 
 @dataclass(frozen=True)
@@ -129,13 +140,14 @@ def _of_class(images: Sequence[dict[str, NDArray[np.float64]] | None]) -> _Class
         truths[i] = np.count_nonzero(np.asarray(one["gtIgnore"]) == 0)
     if not found:
         nothing = np.zeros((1, 0))
-        return _ClassMatches(nothing, nothing, np.zeros(0, dtype=np.int64), truths)
+        return _ClassMatches(nothing, nothing, np.zeros(0, dtype=np.int64), truths, np.zeros(0))
     scores = np.concatenate([np.asarray(one["dtScores"], dtype=np.float64) for _, one in found])
     image = np.concatenate([np.full(len(one["dtScores"]), i) for i, one in found])
     order = np.argsort(-scores, kind="mergesort")  # COCO's own, for the order of equal scores
     matched = np.concatenate([one["dtMatches"] for _, one in found], axis=1)[:, order] > 0
     counted = np.concatenate([one["dtIgnore"] for _, one in found], axis=1)[:, order] == 0
-    return _ClassMatches((matched & counted) * 1.0, (~matched & counted) * 1.0, image[order], truths)
+    hits, misses = (matched & counted) * 1.0, (~matched & counted) * 1.0
+    return _ClassMatches(hits, misses, image[order], truths, scores[order])
 
 
 def _ap(one: _ClassMatches, weights: Floats) -> float | None:

@@ -178,7 +178,7 @@ def test_stats_tell_of_the_last_forward() -> None:
         ),
         (
             lambda: ImplicitFPN(CHANNELS, 16, jacobian_penalty=-1.0),
-            "^jacobian_penalty=-1.0: must be a weight, not negative",
+            "^jacobian_penalty=-1.0: must be 0 or positive",
         ),
         (lambda: ImplicitFPN(CHANNELS, 16, dropout=1.0), r"^dropout=1.0: must be in \[0, 1\)"),
         (lambda: ImplicitFPN(CHANNELS, 16, extra_levels="p6"), "^extra_levels=p6: must be 'p5', 'c5' or 'none'"),
