@@ -15,13 +15,11 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor, nn
 
-from ifpn.config.build import rebuild_detector
 from ifpn.data import decode_image
 from ifpn.detections import Detections, SolverFacts
 from ifpn.errors import ConfigError, UserError
 from ifpn.necks import EquilibriumNeck, Stream
-from ifpn.runs.checkpoint import read_checkpoint
-from ifpn.runs.export import read_export
+from ifpn.runs.restore import read_trained, restore_detector
 
 OneImage = str | os.PathLike[str] | bytes | Image.Image | NDArray[np.uint8] | Tensor
 ALLOWED = (
@@ -242,17 +240,8 @@ def load(
     Raises:
         ConfigError: missing, damaged, or foreign file.
     """
-    # A folder or .safetensors file was exported at the end of a run; anything else must be a checkpoint.
-    exported = Path(path).is_dir() or Path(path).suffix == ".safetensors"
-    checkpoint = read_export(Path(path)) if exported else read_checkpoint(path)
-    metadata = checkpoint["ifpn"]
-    detector = rebuild_detector(metadata["config"], len(metadata["class_names"]))
-    prefix = "detector."
-    weights = {k.removeprefix(prefix): v for k, v in checkpoint["state_dict"].items() if k.startswith(prefix)}
-    try:
-        detector.load_state_dict(weights)
-    except RuntimeError as error:
-        raise ConfigError(f"ckpt={path} does not fit the detector its configuration describes: {error}") from error
+    checkpoint = read_trained(path)
+    metadata, detector = checkpoint["ifpn"], restore_detector(checkpoint, path)
     names, ids, config = metadata["class_names"], metadata["category_ids"], metadata["config"]
     return Predictor(detector, names, ids, config, pick_device(device), score_threshold, size)
 

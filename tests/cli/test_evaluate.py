@@ -12,10 +12,10 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
+from ifpn.cli import evaluate as module
 from ifpn.errors import ConfigError
 from ifpn.evaluation import PredictionError
 from ifpn.predictor import Predictor
-from ifpn.predictor import commands as module
 
 
 class LeftHalf(nn.Module):
