@@ -27,7 +27,7 @@ $(VENV)/ready: pyproject.toml requirements.txt
 	@touch $@
 
 train: $(VENV)/ready
-	$(BIN)/ifpn train
+	$(BIN)/ifpn train recipe=quick
 
 test: $(VENV)/ready
 	$(PYTEST)
@@ -42,6 +42,13 @@ lint: $(VENV)/ready
 
 docs: $(VENV)/ready
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
+# uv is not part of the environment: pip install uv. The lock keeps to the torch that the tests ran with.
+lock:
+	echo 'torch<2.15' | uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate \
+		--custom-compile-command 'make lock' --upgrade requirements.txt --constraint - --output-file requirements.lock
+	uv pip compile --quiet --resolution lowest-direct --python-version 3.11 --python-platform x86_64-manylinux_2_28 --no-annotate \
+		--custom-compile-command 'make lock' --upgrade requirements.txt --output-file requirements-lowest.txt
 
 clean:
 	rm -rf $(VENV) site

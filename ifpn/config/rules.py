@@ -84,7 +84,7 @@ RULES: dict[str, Allowed] = {
     "solver.forward.tau": number(0, 1, open_low=True),
     "solver.forward.m": whole(1, 50),
     "solver.forward.memory": whole(1),
-    "neck.channels": whole(1, 4096),
+    "neck.out_channels": whole(1, 4096),
     "neck.residual_block": SWITCH,
     "neck.weight_norm": SWITCH,
     "neck.output_norm": SWITCH,
@@ -112,13 +112,14 @@ RULES: dict[str, Allowed] = {
     "schedule.curve.milestones": list_of(whole(1)),
     "schedule.max_steps": optional(whole(1)),
     "schedule.max_epochs": optional(whole(1)),
-    "schedule.batch_size": whole(1, 4096),
+    "data.batch_size": whole(1, 4096),
+    "batch_size": whole(1, 4096),
     "schedule.base_batch_size": whole(1),
     "schedule.scaling": one_of("linear", "none"),
     "schedule.gradient_clip": optional(number(0, open_low=True)),
     "schedule.val_every": optional(whole(1)),
-    "schedule.min_size": list_of(whole(32, 8192)),
-    "schedule.max_size": whole(32, 16384),
+    "image.min_size": list_of(whole(32, 8192)),
+    "image.max_size": whole(32, 16384),
     "detector.num_convs": whole(0, 16),
     "detector.score_threshold": number(0, 1),
     "detector.nms_threshold": number(0, 1),
@@ -171,6 +172,14 @@ def check_rules(cfg: DictConfig, overrides: Sequence[str], choices: Mapping[str,
     _check_parts_of_g(cfg, overrides, choices.get("neck"))
     if "schedule" in cfg and "max_steps" in cfg.schedule:
         _check_schedule(cfg.schedule)
+        _check_recipe(overrides)
+    if "image" in cfg and max(cfg.image.min_size) > cfg.image.max_size:
+        raise ConfigError(
+            f"image.min_size={list(cfg.image.min_size)} exceeds image.max_size={cfg.image.max_size}: "
+            "the first is the shorter side of the network's input, the second bounds the longer one."
+        )
+    if "batch_size" in cfg and (typed := _named(overrides, "data.batch_size")):
+        raise ConfigError(f"{typed} has no meaning here: say how many images at a time with batch_size=….")
 
 
 _ABSENT = object()
@@ -246,11 +255,17 @@ def _check_schedule(schedule: DictConfig) -> None:
             f"schedule.max_steps={_shown(schedule.max_steps)} and schedule.max_epochs={_shown(schedule.max_epochs)}: "
             "exactly one of the two must be a number and the other null."
         )
-    if max(schedule.min_size) > schedule.max_size:
-        raise ConfigError(
-            f"schedule.min_size={list(schedule.min_size)} exceeds schedule.max_size={schedule.max_size}: "
-            "the first is the shorter side of the network's input, the second bounds the longer one."
-        )
     milestones = schedule.curve.get("milestones")
     if milestones is not None and list(milestones) != sorted(set(milestones)):
         raise ConfigError(f"schedule.curve.milestones={list(milestones)} must increase.")
+
+
+def _check_recipe(overrides: Sequence[str]) -> None:
+    """Until 0.3: these two used to set the size of images and batches as well."""
+    named = {"schedule=1x": "paper", "schedule=2x": "paper_2x"}
+    typed = next((text for text in overrides if text in named), None)
+    if typed and not _named(overrides, "recipe"):
+        raise ConfigError(
+            f"{typed}: no longer sets image and batch size. Use recipe={named[typed]}, "
+            "or name the recipe you want it with."
+        )

@@ -229,7 +229,7 @@ def test_constructor_defaults_are_the_configurations(path: Path) -> None:
     parameters = inspect.signature(get_class(config.pop("_target_"))).parameters
     assert config.pop("_partial_") is True
     if path.parent.name == "neck":
-        assert config.pop("channels") == 256
+        assert config.pop("out_channels") == 256
     for group in ("csc", "solver"):
         if group in parameters:
             assert config.pop(group) == f"${{{group}}}"

@@ -37,14 +37,14 @@ TWO_RANKS = (
     "trainer=ddp",
     "trainer.devices=2",
     "trainer.accelerator=cpu",
-    "schedule.batch_size=1",
+    "data.batch_size=1",
     f"trainer.strategy.timeout_seconds={55 * PATIENCE}",
 )
 BASE = (
     "data.generate.num_train=10",
     "data.generate.num_val=4",
     "data.workers=0",
-    "schedule.batch_size=2",
+    "data.batch_size=2",
     "schedule.max_epochs=2",
     "callbacks.last.every_n_steps=2",
     "~callbacks.run_report",
