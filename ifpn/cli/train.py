@@ -24,7 +24,21 @@ from ifpn.errors import ConfigError
 from ifpn.evaluation import CocoEvaluator
 from ifpn.runs.checkpoint import FORMAT, SafeCheckpointIO, latest_readable, read_checkpoint
 from ifpn.runs.files import refuse_links, write_error, write_text
-from ifpn.runs.folder import BEST, CONFIG, CONVERGENCE, CURVES, EXPORT, LAST, METRICS, RESULT, SAMPLES, WRITTEN_IN_PLACE
+from ifpn.runs.folder import (
+    BATCH,
+    BEST,
+    CONFIG,
+    CONFUSION,
+    CONVERGENCE,
+    CURVES,
+    EXPORT,
+    LAST,
+    METRICS,
+    OPERATING,
+    RESULT,
+    SAMPLES,
+    WRITTEN_IN_PLACE,
+)
 from ifpn.training.callbacks.nonfinite import NonFinite
 from ifpn.training.loggers import keep_rows
 from ifpn.training.loops import install_loops
@@ -185,8 +199,11 @@ def print_result(console: Console, module: DetectionModule, run_dir: Path) -> No
     files = Table(title=f"In {run_dir}", show_header=False, title_justify="left")
     for name, meaning in {
         SAMPLES: "validation images, truth beside prediction",
-        CURVES: "losses, AP, learning rate",
+        CURVES: "losses, AP, the solver, learning rate",
         CONVERGENCE: "the solver's residual, forward and backward",
+        CONFUSION: "which class is taken for which",
+        OPERATING: "precision and recall against the score threshold",
+        BATCH: "the first training batch, as the network saw it",
         RESULT: "every number of this run",
         BEST: "for evaluate.py and predict.py",
         EXPORT: "the same weights as model.safetensors, for ifpn.load",

@@ -48,6 +48,7 @@ BASE = (
     "schedule.max_epochs=2",
     "callbacks.last.every_n_steps=2",
     "~callbacks.run_report",
+    "~callbacks.pictures",
     "~callbacks.progress",
     "~callbacks.export",
     "trainer.log_every_n_steps=1",
