@@ -15,13 +15,11 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor, nn
 
-from ifpn.config.build import rebuild_detector
 from ifpn.data import decode_image
 from ifpn.detections import Detections, SolverFacts
 from ifpn.errors import ConfigError, UserError
-from ifpn.runs.checkpoint import read_checkpoint
-from ifpn.runs.export import read_export
-from ifpn.solvers import Stats
+from ifpn.necks import EquilibriumNeck, Stream
+from ifpn.runs.restore import read_trained, restore_detector
 
 OneImage = str | os.PathLike[str] | bytes | Image.Image | NDArray[np.uint8] | Tensor
 ALLOWED = (
@@ -120,6 +118,15 @@ class Predictor:
         ]
         return results if several else results[0]
 
+    def stream(self) -> Stream:
+        """Frames of a video, each of which starts its solve from the frame before; see `ifpn.necks.Stream`.
+
+        with predictor.stream() as stream:
+            for frame in frames:
+                detections = stream(frame)  # .solver.evals: evaluations that this frame needed
+        """
+        return Stream(self.detector, self)
+
     def _result(
         self, found: Mapping[str, Tensor], image: Tensor, facts: SolverFacts | None, origin: Any, threshold: float
     ) -> Detections:
@@ -133,10 +140,9 @@ class Predictor:
 
     def _solver_facts(self, count: int) -> Sequence[SolverFacts | None]:
         for part in self.detector.modules():
-            stats = getattr(part, "stats", None)
-            if isinstance(stats, Stats) and len(stats.forward.residual) == count:
-                residuals = stats.forward.residual.detach().float().cpu().tolist()
-                return [SolverFacts(residual, stats.forward.evals) for residual in residuals]
+            if isinstance(part, EquilibriumNeck) and part.stats and len(part.stats.forward.residual) == count:
+                residuals = part.stats.forward.residual.detach().float().cpu().tolist()
+                return [SolverFacts(*facts) for facts in zip(residuals, part.evals().tolist(), strict=True)]
         return [None] * count
 
     @contextmanager
@@ -221,32 +227,29 @@ def _checked_size(value: int | None) -> int | None:
 
 
 def load(
-    path: str | Path, device: str | torch.device = "auto", *, score_threshold: float = 0.0, size: int | None = None
+    path: str | Path,
+    device: str | torch.device = "auto",
+    *,
+    score_threshold: float | None = None,
+    size: int | None = None,
 ) -> Predictor:
     """Load a checkpoint that a run wrote, ready to predict. Loading never executes code from the file.
 
     Args:
         path: a .ckpt file, or the folder `export` of a run (or its model.safetensors).
         device: `auto` takes a GPU if there is one.
-        score_threshold: detections below are left out.
+        score_threshold: detections below are left out. None: the score at which the last validation had the highest
+            F1, if the file knows it, else 0.
         size: shorter side in pixels that images are resized to; None: as trained.
 
     Raises:
         ConfigError: missing, damaged, or foreign file.
     """
-    # A folder or .safetensors file was exported at the end of a run; anything else must be a checkpoint.
-    exported = Path(path).is_dir() or Path(path).suffix == ".safetensors"
-    checkpoint = read_export(Path(path)) if exported else read_checkpoint(path)
-    metadata = checkpoint["ifpn"]
-    detector = rebuild_detector(metadata["config"], len(metadata["class_names"]))
-    prefix = "detector."
-    weights = {k.removeprefix(prefix): v for k, v in checkpoint["state_dict"].items() if k.startswith(prefix)}
-    try:
-        detector.load_state_dict(weights)
-    except RuntimeError as error:
-        raise ConfigError(f"ckpt={path} does not fit the detector its configuration describes: {error}") from error
+    checkpoint = read_trained(path)
+    metadata, detector = checkpoint["ifpn"], restore_detector(checkpoint, path)
+    threshold = (metadata.get("score_threshold") or 0.0) if score_threshold is None else score_threshold
     names, ids, config = metadata["class_names"], metadata["category_ids"], metadata["config"]
-    return Predictor(detector, names, ids, config, pick_device(device), score_threshold, size)
+    return Predictor(detector, names, ids, config, pick_device(device), threshold, size)
 
 
 def pick_device(device: str | torch.device) -> torch.device:

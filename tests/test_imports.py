@@ -27,9 +27,10 @@ MAY = {  # a room, and the rooms it may import
     "runs": "config",
     "training": "config data evaluation necks plots runs solvers",
     "detections": "plots",
-    "predictor": "config data detections runs solvers",
+    "predictor": "config data detections necks runs",
     "cli": "config data detections evaluation plots predictor runs solvers training",
     "__init__": "necks predictor solvers",
+    "__main__": "cli",
     "reports": "",
 }
 FILES = sorted((ROOT / "ifpn").rglob("*.py"))

@@ -12,7 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 from rich.progress import track
 
-from ifpn.config.allowlist import check_targets
+from ifpn.config.stored import check_stored_data
 from ifpn.data import ClassMismatch, DetectionData
 from ifpn.errors import ConfigError
 from ifpn.evaluation import (
@@ -101,11 +101,9 @@ def _report(
 def _asked_or_trained_on(cfg: DictConfig, predictor: Predictor) -> DictConfig:
     """The data set that was asked for, or else the one the checkpoint was trained on."""
     if cfg.get("data") is not None:
-        asked: DictConfig = cfg.data
-        return asked
-    node = OmegaConf.create({**predictor.config["data"], "batch_size": cfg.schedule.batch_size})
-    check_targets(node)
-    return node
+        return OmegaConf.create({**cfg.data, "batch_size": cfg.batch_size})
+    stored = check_stored_data(predictor.config.get("data"))
+    return OmegaConf.create({**stored, "batch_size": cfg.batch_size})
 
 
 def _data(node: DictConfig, predictor: Predictor | None) -> tuple[DetectionData, torch.Tensor]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from hydra.utils import instantiate
@@ -12,10 +11,6 @@ from ifpn.errors import ConfigError
 
 if TYPE_CHECKING:
     from torch import nn
-
-
-# The groups that make a detector.
-BUILT = ("backbone", "csc", "solver", "neck", "detector")
 
 
 def build_detector(cfg: DictConfig, num_classes: int) -> nn.Module:
@@ -31,18 +26,16 @@ def build_detector(cfg: DictConfig, num_classes: int) -> nn.Module:
     # Parts are instantiated by themselves below, where `${solver}` would no longer find its sibling.
     cfg = OmegaConf.create(OmegaConf.to_container(cfg, resolve=True))  # type: ignore[assignment]
     detector, in_levels, extra_levels = _without(cfg.detector, "in_levels", "extra_levels")
-    neck, channels = _without(cfg.neck, "channels")
     backbone = instantiate(cfg.backbone)
     body = Body.build(
         backbone,
-        instantiate(neck),
+        instantiate(cfg.neck),
         in_levels=list(in_levels),
-        channels=channels,
         extra_levels=extra_levels,
     )
     transform = GeneralizedRCNNTransform(
-        min_size=tuple(cfg.schedule.min_size),
-        max_size=cfg.schedule.max_size,
+        min_size=tuple(cfg.image.min_size),
+        max_size=cfg.image.max_size,
         image_mean=list(backbone.image_mean),
         image_std=list(backbone.image_std),
     )
@@ -76,24 +69,6 @@ def compile_parts(detector: nn.Module) -> None:
         # Sizes of images vary: symbolic from the start, or each new size would be compiled anew. But the padding of an
         # EfficientNet-Lite depends on the size, layer upon layer: tracing that did not end in half an hour.
         part.compile(dynamic=not isinstance(part, EfficientNetLite))
-
-
-def rebuild_detector(config: Mapping[str, Any], num_classes: int) -> nn.Module:
-    """The detector of a checkpoint, without fetching the ImageNet weights that its own will replace.
-
-    Raises:
-        ConfigError: the stored configuration names a class outside the allowed packages.
-    """
-    from ifpn.backbones.weights import FROM_CHECKPOINT
-    from ifpn.config.allowlist import check_targets
-
-    cfg = OmegaConf.create(dict(config))
-    # Only what is built here: a stored logger or callback of another version is nobody's business.
-    check_targets({part: cfg.get(part) for part in BUILT})
-    cfg.backbone.weights = FROM_CHECKPOINT
-    # A few images are not worth the minute that compiling takes.
-    cfg.compile = False
-    return build_detector(cfg, num_classes)
 
 
 def build_list(group: DictConfig | None) -> list[Any]:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import functools
 from abc import abstractmethod
+from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol, get_args
 
 import torch
 from torch import Tensor, nn
@@ -17,11 +18,15 @@ from ifpn.errors import UserError
 from ifpn.layers.deform import DeformableConv
 from ifpn.layers.norm import group_norm
 from ifpn.layers.solve_scope import solve_scope
+from ifpn.necks.auxiliary import jacobian_losses, relative_distance, second_evaluation
 from ifpn.necks.neck import ExtraLevelsFrom, Levels, Neck, check_pyramid_sizes
 from ifpn.necks.projection import NormLayer, Projection
 from ifpn.necks.pyramid_layout import PyramidLayout
-from ifpn.necks.transformation import CrossScale, Transformation
-from ifpn.solvers import Equilibrium, Stats, Unroll, jacobian_penalty, spectral_radius
+from ifpn.necks.transformation import Block, CrossScale, Transformation
+from ifpn.necks.warm_start import LearnedStart, warm_start
+from ifpn.solvers import Equilibrium, Stats, Unroll, spectral_radius
+
+Start = Literal["zero", "learned"]
 
 
 class FixedPointSolver(Protocol):
@@ -37,7 +42,7 @@ class EquilibriumOptions:
     """What implicit necks have in common beside G, as `ImplicitFPN` documents it.
 
     Raises:
-        UserError: a negative weight.
+        UserError: a number out of its range.
     """
 
     solver: FixedPointSolver | None
@@ -45,11 +50,27 @@ class EquilibriumOptions:
     add_input: bool
     jacobian_penalty: float
     compile: bool
+    jacobian_every: float = 1.0
+    contraction_penalty: float = 0.0
+    contraction_margin: float = 0.9
+    correction_weight: float = 0.0
+    start: Start = "zero"
 
     def __post_init__(self) -> None:
-        """Refuse a negative weight; NaN too."""
-        if not self.jacobian_penalty >= 0:
-            raise UserError(f"jacobian_penalty={self.jacobian_penalty}: must be a weight, not negative. 0 is off.")
+        """Refuse what is out of range; NaN too."""
+        for name in ("jacobian_penalty", "contraction_penalty", "contraction_margin", "correction_weight"):
+            if not getattr(self, name) >= 0:
+                raise UserError(f"{name}={getattr(self, name)}: must be 0 or positive.")
+        if self.start not in get_args(Start):
+            raise UserError(f"start={self.start}: must be 'zero' or 'learned'.")
+        if not 0 < self.jacobian_every <= 1:
+            raise UserError(f"jacobian_every={self.jacobian_every}: must be a share of the steps, in (0, 1].")
+
+    @property
+    def differentiated_twice(self) -> str:
+        """The penalty that is on and needs second derivatives of G, by name and value; else empty."""
+        weights = {name: getattr(self, name) for name in ("jacobian_penalty", "contraction_penalty")}
+        return next((f"{name}={weight}" for name, weight in weights.items() if weight > 0), "")
 
 
 class EquilibriumNeck(Neck):
@@ -64,8 +85,13 @@ class EquilibriumNeck(Neck):
         extra_levels: as `ImplicitFPN`.
         options: all that does not concern G.
 
+    Attributes:
+        keep_state: in evaluation, hold P* as `state` and start the next forward from it (`Stream` does so).
+        state: P* of the last forward, detached, where `keep_state` or a `start` asked for it.
+        restarted: (N,) bool, images of the last forward whose start was refused; None where there was none.
+
     Raises:
-        UserError: a Jacobian penalty with deformable kernels in G.
+        UserError: a penalty on the Jacobian with deformable kernels in G.
     """
 
     def __init__(
@@ -85,14 +111,41 @@ class EquilibriumNeck(Neck):
         self.add_input = options.add_input
         self.g = g_factory(out_channels, self.num_levels)
         self.solver: FixedPointSolver = Equilibrium() if options.solver is None else options.solver
-        self.jacobian_penalty = options.jacobian_penalty
-        if self.jacobian_penalty > 0 and any(isinstance(m, DeformableConv) for m in self.g.modules()):
+        self.options = options
+        if options.differentiated_twice and any(isinstance(m, DeformableConv) for m in self.g.modules()):
             raise UserError(
-                f"jacobian_penalty={self.jacobian_penalty}: must be 0 with deformable kernels, which cannot be "
-                "differentiated twice. Use neck.jacobian_penalty=0, or csc.deform=false."
+                f"{options.differentiated_twice}: must be 0 with deformable kernels, which cannot be differentiated "
+                "twice. Set it to 0, or csc.deform=false."
             )
         self.compile_g = options.compile
+        self.learned_start = LearnedStart(out_channels, self.num_levels) if options.start == "learned" else None
         self._compiled: Callable[..., Levels] | None = None
+        self.keep_state = False
+        self.state: Levels | None = None
+        self.restarted: Tensor | None = None
+
+    def forward(self, x: Mapping[str, Tensor], start: Levels | None = None) -> OrderedDict[str, Tensor]:
+        """As `Neck.forward`; in evaluation the solve can start from a pyramid that is close.
+
+        Args:
+            x: see `Neck.forward`.
+            start: the `state` of an earlier forward. An image starts from zero where that has the smaller
+                residual, and all do where the sizes have changed. A start costs no evaluation unless refused.
+
+        Returns:
+            See `Neck.forward`.
+
+        Raises:
+            ValueError: a start in training; else see `Neck.forward`.
+        """
+        if start is not None and self.training:
+            raise ValueError("start is for evaluation: dropout gives each training step another fixed point")
+        if start is not None:
+            self.state = start
+        elif self.training or not self.keep_state:
+            self.state = None
+        self.restarted = None
+        return super().forward(x)
 
     @abstractmethod
     def step(self, p: Levels, b: Levels) -> Levels:
@@ -113,26 +166,64 @@ class EquilibriumNeck(Neck):
         return self._compiled(*arguments)
 
     def __getstate__(self) -> dict[str, Any]:
-        """Leave out the compiled G: it belongs to this object's weights."""
-        return {**super().__getstate__(), "_compiled": None}
+        """Leave out the compiled G, which belongs to this object's weights, and what the last forward left."""
+        return {**super().__getstate__(), "_compiled": None, "state": None, "restarted": None}
 
     def pyramid(self, features: Levels) -> Levels:
         """Backbone levels to P* (or P* + B), fp32, contiguous. `Unroll(0)` gives B: P^0 is zero for every image."""
         b = self.project(features)
         check_pyramid_sizes(b)
         if isinstance(self.solver, Unroll) and self.solver.steps == 0:
-            self.stats = None
+            self.stats = self.state = None
             return b
         f = self.flat_map(b)
+        graded = self.training and torch.is_grad_enabled()
         with solve_scope(self.g):
-            p, self.stats = self.solver(f, f.layout.zeros(b[0]), training=self.training)
-            if self.training and self.jacobian_penalty > 0 and torch.is_grad_enabled():
-                z = p.detach().requires_grad_()
-                self.auxiliary_losses["jacobian"] = self.jacobian_penalty * jacobian_penalty(f(z), z)
+            p0 = self._first_state(f)
+            # Before the solve: the last evaluation is the one that BatchNorm's statistics remember.
+            second = second_evaluation(f, p0.detach()) if graded and self.options.correction_weight > 0 else None
+            p, self.stats = self._solve(f, p0.detach())
+            if graded:
+                self.auxiliary_losses |= jacobian_losses(f, p, self.options)
+        if graded and self.learned_start is not None:
+            self.auxiliary_losses["start"] = relative_distance(p0, p)
+        if second is not None:
+            self.auxiliary_losses["correction"] = self.options.correction_weight * relative_distance(second, p)
         levels = f.layout.views(p)
+        if self.state is not None or (self.keep_state and not self.training):
+            self.state = f.layout.views(p.detach().clone())  # the caller may change its levels in place
         if self.add_input:
             return [p_l + b_l for p_l, b_l in zip(levels, b, strict=True)]
         return [level.contiguous() for level in levels]
+
+    def _first_state(self, f: FlatStep) -> Tensor:
+        """P^0 (N, D): zero, or h(B), which has a gradient in h and none in B."""
+        zeros = f.layout.zeros(f.b[0])
+        if self.learned_start is None:
+            return zeros
+        return f.layout.flatten(self.learned_start([level.detach() for level in f.b]), zeros.dtype)
+
+    def _solve(self, f: FlatStep, p0: Tensor) -> tuple[Tensor, Stats]:
+        """P* from `state`, if it is of the size of B, else from p0 (N, D)."""
+        if self.state is None or [p.shape for p in self.state] != [b.shape for b in f.b]:
+            return self.solver(f, p0, training=self.training)
+        with torch.no_grad():
+            known = f.layout.flatten(self.state, p0.dtype).to(p0.device)
+        first, z0, self.restarted = warm_start(f, known)
+        # A value without a graph is of no use to a solver that unrolls.
+        return self.solver(f if torch.is_grad_enabled() else first, z0, training=False)
+
+    def evals(self) -> Tensor:
+        """Evaluations of G in the last forward that searched or gave the value, per image: (N,) int64.
+
+        Raises:
+            RuntimeError: nothing has been solved yet.
+        """
+        if self.stats is None:
+            raise RuntimeError("the neck has solved nothing: call it first")
+        forward = self.stats.forward
+        used = torch.full_like(forward.status, forward.evals) if forward.sample_evals is None else forward.sample_evals
+        return used if self.restarted is None else used + self.restarted
 
     def spectral_radius(self, x: Mapping[str, Tensor], iters: int = 25) -> Tensor:
         """Spectral radius of df/dP at P*, per image: (N,) float64. Above 1 there is nothing to converge to.
@@ -215,6 +306,7 @@ class ImplicitFPN(EquilibriumNeck):
         extra_levels: B6 from the projected C5 (`"p5"`), from C5 (`"c5"`), or neither B6 nor B7
             (`"none"`).
         residual_block: residual blocks R_j in G (paper Table 3, RBL).
+        block: `"basic"`, or `"post_norm"` with a GroupNorm behind the residual block (`ResidualBlock`).
         weight_norm: weight norm on the convolutions of G (paper Sec. 4.2).
         dropout: rate of the variational dropout in the residual blocks (paper Sec. 4.2 names no rate).
         output_norm: GroupNorm on G's output: keeps the iteration bounded when training drives it apart.
@@ -223,12 +315,25 @@ class ImplicitFPN(EquilibriumNeck):
         add_input: the neck returns P* + B, the argument of G, instead of P*: a short way for the gradient from
             the head to the backbone.
         jacobian_penalty: weight of the estimated ||dG/dP||_F^2 / D at P* in `auxiliary_losses["jacobian"]`.
+        jacobian_every: share of the training steps, drawn at random, that compute this penalty and the next one,
+            at full weight (0.08 in MDEQ's configurations).
+        contraction_penalty: weight of the mean of max(0, 1ᵀ dG/dP - margin)^2 at P* in
+            `auxiliary_losses["contraction"]`: zero where G contracts (`ifpn.solvers.contraction_penalty`).
+        contraction_margin: the margin.
+        correction_weight: weight of ||P^2 - P*||^2 / ||P*||^2 in `auxiliary_losses["correction"]`: two evaluations
+            at test are to give what the equilibrium gives (Bai et al. 2022, DEQ-Flow's correction loss).
+        start: P^0: `"zero"`, or `"learned"`, h(B) trained by ||h(B) - P*||^2 / ||P*||^2 in
+            `auxiliary_losses["start"]` (`LearnedStart`; Bai et al. 2022, HyperDEQ).
+        fine_every: in the search, evaluate the coarse levels so often per evaluation of all levels: the finest one is
+            most of the work. The fixed point and the graded evaluation stay.
         compile: `torch.compile` for the evaluations that search P*; the graded one stays eager.
 
     Raises:
-        UserError: for a G without parameters, rates or weights out of range, and a Jacobian penalty with
+        UserError: for a G without parameters, rates or weights out of range, and a penalty on the Jacobian with
             deformable kernels (they have no second derivative).
     """
+
+    g: Transformation
 
     def __init__(
         self,
@@ -241,18 +346,26 @@ class ImplicitFPN(EquilibriumNeck):
         solver: FixedPointSolver | None = None,
         extra_levels: ExtraLevelsFrom = "p5",
         residual_block: bool = True,
+        block: Block = "basic",
         weight_norm: bool = True,
         dropout: float = 0.05,
         output_norm: bool = False,
         input_norm: bool = False,
         add_input: bool = False,
         jacobian_penalty: float = 0.0,
+        jacobian_every: float = 1.0,
+        contraction_penalty: float = 0.0,
+        contraction_margin: float = 0.9,
+        correction_weight: float = 0.0,
+        start: Start = "zero",
+        fine_every: int = 1,
         compile: bool = False,
     ) -> None:
         g_factory = functools.partial(
             Transformation,
             csc=csc,
             residual_block=residual_block,
+            block=block,
             weight_norm=weight_norm,
             dropout=dropout,
             output_norm=output_norm,
@@ -262,12 +375,30 @@ class ImplicitFPN(EquilibriumNeck):
             input_norm=input_norm,
             add_input=add_input,
             jacobian_penalty=jacobian_penalty,
+            jacobian_every=jacobian_every,
+            contraction_penalty=contraction_penalty,
+            contraction_margin=contraction_margin,
+            correction_weight=correction_weight,
+            start=start,
             compile=compile,
         )
         super().__init__(g_factory, in_channels_list, out_channels, extra_blocks, norm_layer, extra_levels, options)
 
+        self.fine_every = fine_every
+        if fine_every < 1:
+            raise UserError(f"fine_every={fine_every}: must be 1 or more.")
+        if fine_every > 1 and (not isinstance(self.g.csc, PyramidConv) or self.g.csc.ibn is not None):
+            raise UserError(
+                f"fine_every={fine_every}: must be 1 with this csc, whose levels cannot be computed in part. "
+                "Use csc=pyramid with csc.ibn=false."
+            )
+        if fine_every > 1 and compile:
+            raise UserError(f"fine_every={fine_every}: must be 1 with neck.compile=true.")
+
     def step(self, p: Levels, b: Levels) -> Levels:
-        """G(P + B), Eq. 7."""
+        """G(P + B), Eq. 7; where only searched, after `fine_every - 1` evaluations of the coarse levels."""
+        if self.fine_every > 1 and not torch.is_grad_enabled() and not isinstance(self.solver, Unroll):
+            return self.g.forward_with_coarse_steps(p, b, self.fine_every - 1)
         return self.evaluate_g([p_l + b_l for p_l, b_l in zip(p, b, strict=True)])
 
 

@@ -77,7 +77,7 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     try:
         checkpoint: dict[str, Any] = _load(file)
         described = isinstance(checkpoint, dict) and isinstance(checkpoint.get("ifpn"), dict)
-        if not described or not isinstance(checkpoint.get("state_dict"), dict):
+        if not described or not is_state_dict(checkpoint.get("state_dict")):
             raise ConfigError(f"ckpt={path} was not written by ifpn: it has no 'ifpn' entry describing the model.")
         found = checkpoint["ifpn"].get("format")
         if found != FORMAT:
@@ -88,7 +88,7 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     except pickle.UnpicklingError as error:
         raise ConfigError(
             f"ckpt={path} holds more than tensors and plain values and was not loaded, because doing so could run code "
-            f"that came with it ({first_line(error)}). Load checkpoints written by ifpn only."
+            "that came with it. Load checkpoints written by ifpn only."
         ) from error
     except Exception as error:  # a damaged file fails in many ways, which all mean the same
         raise ConfigError(f"ckpt={path} is damaged ({first_line(error)}): use another checkpoint.") from error
@@ -100,6 +100,11 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     except ConfigError as error:
         raise ConfigError(f"ckpt={path} was not written by ifpn: {error}") from error
     return checkpoint
+
+
+def is_state_dict(value: Any) -> bool:
+    """Whether `value` maps names to tensors."""
+    return isinstance(value, dict) and all(isinstance(k, str) and isinstance(v, torch.Tensor) for k, v in value.items())
 
 
 def _load(file: Path, *, mapped: bool = False) -> Any:

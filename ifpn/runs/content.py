@@ -14,7 +14,7 @@ from ifpn.config.migration import migrate
 from ifpn.errors import ConfigError
 
 DEEPEST = 40  # levels of nesting; Lightning's own state has about ten
-MOST_VALUES = 1_000_000  # counted as often as they are reached: lists that share their items cannot grow beyond it
+MOST_VALUES = 300_000  # counted as often as they are reached: lists that share their items cannot grow beyond it
 DEEPEST_CONFIG, MOST_SETTINGS = 20, 20_000  # of the configuration in it; ours has six levels and 300 values
 LARGEST_INT = 2**64
 MOST_REPEATED = 16  # times the bytes of the file that its tensors may show together, views of one storage included

@@ -8,11 +8,12 @@ from typing import Any
 
 import pytorch_lightning as pl
 from pytorch_lightning.callbacks import Checkpoint
+from safetensors import safe_open
 from safetensors.torch import load_file, save
 
 from ifpn.errors import ConfigError
 from ifpn.runs.checkpoint import FORMAT, check_digest, first_line, read_checkpoint, with_digest
-from ifpn.runs.content import checked_metadata
+from ifpn.runs.content import ContentError, checked_metadata
 from ifpn.runs.files import refuse_links, replacing, write_json
 from ifpn.runs.folder import BEST, LAST
 
@@ -57,7 +58,8 @@ def export(checkpoint: dict[str, Any], folder: Path) -> None:
     described = with_digest({"state_dict": weights, "ifpn": json.loads(json.dumps(metadata))})
     refuse_links(folder.parent, [folder.name])
     with replacing(folder / WEIGHTS) as file:
-        file.write(save(weights, metadata={"format": "pt"}))
+        # The digest stands in both files: neither can lose it unnoticed, and files of two exports do not mix.
+        file.write(save(weights, metadata={"format": "pt", "digest": described["ifpn"]["digest"]}))
     write_json(folder / CONFIG, described["ifpn"])
 
 
@@ -81,7 +83,11 @@ def read_export(path: Path) -> dict[str, Any]:
             raise ConfigError(f"ckpt={path}: {CONFIG} is larger than {LARGEST_CONFIG} bytes.")
         metadata = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
         weights = dict(sorted(load_file(folder / WEIGHTS).items()))
+        with safe_open(folder / WEIGHTS, "pt") as file:
+            digest = (file.metadata() or {}).get("digest")
         if isinstance(metadata, dict):
+            if digest != metadata.get("digest"):
+                raise ContentError(f"{WEIGHTS} and {CONFIG} have different digests")
             check_digest({"state_dict": weights, "ifpn": metadata}, (folder / WEIGHTS).stat().st_size)
     except ConfigError:
         raise
