@@ -1,12 +1,12 @@
-"""What the images really show: the checked annotations in the form that COCO's evaluation takes."""
+"""What COCO's evaluation compares: the checked annotations as ground truth, and one detection."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Union
+from typing import Any, TypedDict, Union
 
 from ifpn.data.coco.annotations import CocoAnnotations, load_annotations
 from ifpn.data.coco.defects import DefectPolicy
@@ -16,6 +16,15 @@ Annotation = dict[str, Any]
 # What was read already, the path of an annotation file, its content, or a pycocotools.coco.COCO
 Source = Union[str, Path, Mapping[str, Any], CocoAnnotations, "GroundTruth", Any]
 log = logging.getLogger(__name__)
+
+
+class CocoDetection(TypedDict):
+    """One entry of a COCO result file: official ids; bbox is [x, y, width, height] in pixels."""
+
+    image_id: int
+    category_id: int
+    bbox: list[float]
+    score: float
 
 
 @dataclass(frozen=True)
@@ -28,6 +37,7 @@ class GroundTruth:
         annotations: one dict per box with `id` (1..), `image_id`, `category_id`, `bbox` [x, y, w, h] in pixels, `area`
             (the file's, which for COCO is the mask's) and `iscrowd` (0 or 1).
         sizes: {image id: (width, height)}, (0, 0) where unknown.
+        file_names: {image id: file name}, "" where unknown.
         source: where it came from, for messages.
     """
 
@@ -35,6 +45,7 @@ class GroundTruth:
     category_names: Mapping[int, str]
     annotations: tuple[Annotation, ...]
     sizes: Mapping[int, tuple[int, int]]
+    file_names: Mapping[int, str]
     source: str
 
     @classmethod
@@ -71,6 +82,7 @@ class GroundTruth:
             category_names=dict(zip(source.categories.ids, source.categories.names, strict=True)),
             annotations=tuple(source.to_coco()["annotations"]),
             sizes={i: (w, h) for i, (w, h) in zip(ids, source.sizes.tolist(), strict=True)},
+            file_names=dict(zip(ids, source.file_names(), strict=True)),
             source=str(source.path),
         )
 
@@ -78,4 +90,4 @@ class GroundTruth:
         """Return the same with only the given images."""
         kept = frozenset(image_ids)
         annotations = tuple(a for a in self.annotations if a["image_id"] in kept)
-        return GroundTruth(tuple(sorted(kept)), self.category_names, annotations, self.sizes, self.source)
+        return replace(self, image_ids=tuple(sorted(kept)), annotations=annotations)

@@ -105,6 +105,6 @@ def test_the_command_writes_reports_and_says_by_its_status(
     assert "DEFECT missing_file: 1" in capsys.readouterr().out
     assert {path.name for path in (tmp_path / "out").iterdir()} == {"report.txt", "report.json", "train.png", "val.png"}
     assert len(json.loads((tmp_path / "out/report.json").read_text())["splits"]) == 2
-    assert main([str(tmp_path), "--out", str(tmp_path / "none")]) == 2
+    assert main([str(tmp_path / "out"), "--out", str(tmp_path / "none")]) == 2
     with pytest.raises(ConfigError, match=r"data\.augment\.iou_crop=7"):
         main([str(root), "--out", str(tmp_path / "out"), "--iou-crop", "7"])

@@ -36,8 +36,8 @@ FEW = 10  # ours: so many boxes may be dropped of any file, if they are not most
 
 _NOTES = {
     "text": "{n} values are text where a number belongs, and were read as that number, e.g. {example}",
-    "no_id": "{n} annotations have no id that is a whole number: no box is lost, ids are needed for nothing",
-    "repeated_id": "{n} annotation ids repeat an earlier one, e.g. {example}: no box is lost, ids are needed for nothing",
+    "no_id": "{n} annotations have no id that is a whole number: no box is lost, the ids are not needed",
+    "repeated_id": "{n} annotation ids repeat an earlier one, e.g. {example}: no box is lost, the ids are not needed",
     "around": "{n} annotations have no bbox: the box around their polygon or mask was taken",
 }
 _GEOMETRY = ("outside", "zero_area", "negative_size", "too_small", "not_finite", "malformed_box")

@@ -219,11 +219,12 @@ def _image_folders(root: Path, annotations: Path, split: Split) -> list[Path]:
         return [beside]
     named = re.fullmatch(r"instances_(\w+)", stem, re.I)
     names = list(dict.fromkeys([named[1] if named else stem, *_ALIASES[split]]))
-    wanted = [root / name for name in names] + [root / "images" / name for name in names]
-    wanted += [root / name / inner for name in names for inner in ("images", "data")]
-    if beside not in (root, root / "annotations"):
-        wanted = [beside / "images", beside / "data", *wanted, beside]
-    wanted += [root / name for name in ("images", "data", "JPEGImages", "imgs")]
+    inside = [*names, *(f"images/{name}" for name in names)]
+    inside += [f"{name}/{folder}" for name in names for folder in ("images", "data")]
+    inside += ["images", "data", "JPEGImages", "imgs"]
+    above = beside.parent if beside.name.lower() == "annotations" else beside
+    wanted = [base / name for base in dict.fromkeys((above, root)) for name in inside]
+    wanted += [beside] if beside not in (root, root / "annotations") else []
     there = {os.fspath(folder).casefold(): folder for folder in _walk(root)[1]}
     found = [folder if folder.is_dir() else there.get(os.fspath(folder).casefold()) for folder in wanted]
     return [*dict.fromkeys(folder for folder in found if folder is not None), root]
