@@ -21,7 +21,7 @@ from ifpn.layers.solve_scope import solve_scope
 from ifpn.necks.auxiliary import jacobian_losses, relative_distance, second_evaluation
 from ifpn.necks.neck import ExtraLevelsFrom, Levels, Neck, check_pyramid_sizes
 from ifpn.necks.projection import NormLayer, Projection
-from ifpn.necks.pyramid_layout import PyramidLayout
+from ifpn.necks.pyramid_layout import PyramidLayout, to_network
 from ifpn.necks.transformation import Block, CrossScale, Transformation
 from ifpn.necks.warm_start import LearnedStart, warm_start
 from ifpn.solvers import Equilibrium, Stats, Unroll, spectral_radius
@@ -170,7 +170,7 @@ class EquilibriumNeck(Neck):
         return {**super().__getstate__(), "_compiled": None, "state": None, "restarted": None}
 
     def pyramid(self, features: Levels) -> Levels:
-        """Backbone levels to P* (or P* + B), fp32, contiguous. `Unroll(0)` gives B: P^0 is zero for every image."""
+        """Backbone levels to P* (or P* + B), contiguous, fp32 under autocast; to B for `Unroll(0)`, as P^0 = 0."""
         b = self.project(features)
         check_pyramid_sizes(b)
         if isinstance(self.solver, Unroll) and self.solver.steps == 0:
@@ -189,7 +189,7 @@ class EquilibriumNeck(Neck):
             self.auxiliary_losses["start"] = relative_distance(p0, p)
         if second is not None:
             self.auxiliary_losses["correction"] = self.options.correction_weight * relative_distance(second, p)
-        levels = f.layout.views(p)
+        levels = to_network(f.layout.views(p), b)
         if self.state is not None or (self.keep_state and not self.training):
             self.state = f.layout.views(p.detach().clone())  # the caller may change its levels in place
         if self.add_input:
@@ -264,7 +264,8 @@ class FlatStep:
 
     def __call__(self, p: Tensor) -> Tensor:
         """Evaluate `EquilibriumNeck.step`; the result has the type of p."""
-        return self.layout.flatten(self.neck.step(self.layout.views(p), self.b), p.dtype)
+        levels = to_network(self.layout.views(p), self.b)
+        return self.layout.flatten(self.neck.step(levels, self.b), p.dtype)
 
     @property
     def take(self) -> Callable[[Tensor], FlatStep] | None:

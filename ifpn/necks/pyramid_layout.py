@@ -31,7 +31,8 @@ class PyramidLayout:
     def zeros(self, like: Tensor) -> Tensor:
         """P^0 = 0 for the batch and device of `like`: (N, D), fp32 (or fp64 if `like` is).
 
-        The state stays fp32 under autocast: the solver takes differences of nearly equal states.
+        The state stays fp32 under autocast, and for a network in half precision: the solver takes differences of
+        nearly equal states.
         """
         dtype = torch.promote_types(like.dtype, torch.float32)
         return like.new_zeros((like.shape[0], sum(self.sizes)), dtype=dtype)
@@ -50,3 +51,11 @@ class PyramidLayout:
         for view, level in zip(self.views(z), levels, strict=True):
             view.copy_(level)
         return z
+
+
+def to_network(p: list[Tensor], b: list[Tensor]) -> list[Tensor]:
+    """Levels P in the type that G computes in: that of B for a network converted by `half()`; under autocast as is."""
+    dtype, device = b[0].dtype, b[0].device.type
+    if dtype not in (torch.float16, torch.bfloat16) or torch.is_autocast_enabled(device):
+        return p
+    return [level.to(dtype) for level in p]
