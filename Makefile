@@ -27,7 +27,7 @@ $(VENV)/ready: pyproject.toml requirements.txt
 	@touch $@
 
 train: $(VENV)/ready
-	$(BIN)/ifpn train
+	$(BIN)/ifpn train recipe=quick
 
 test: $(VENV)/ready
 	$(PYTEST)

@@ -101,10 +101,9 @@ def _report(
 def _asked_or_trained_on(cfg: DictConfig, predictor: Predictor) -> DictConfig:
     """The data set that was asked for, or else the one the checkpoint was trained on."""
     if cfg.get("data") is not None:
-        asked: DictConfig = cfg.data
-        return asked
+        return OmegaConf.create({**cfg.data, "batch_size": cfg.batch_size})
     stored = check_stored_data(predictor.config.get("data"))
-    return OmegaConf.create({**stored, "batch_size": cfg.schedule.batch_size})
+    return OmegaConf.create({**stored, "batch_size": cfg.batch_size})
 
 
 def _data(node: DictConfig, predictor: Predictor | None) -> tuple[DetectionData, torch.Tensor]:

@@ -46,7 +46,7 @@ def test_words_and_quotes_keep_their_meaning(argument: str, value: object) -> No
 
 
 def test_other_settings_are_left_to_hydra() -> None:
-    arguments = ["schedule.min_size=[64,96]", "-m", "seed=0,1", "+x={a: 1}", "~callbacks.best"]
+    arguments = ["image.min_size=[64,96]", "-m", "seed=0,1", "+x={a: 1}", "~callbacks.best"]
     assert quote_paths(arguments) == arguments
 
 

@@ -21,7 +21,7 @@ CONF = Path(__file__).parents[2] / "conf"
 
 def config(name: str, *overrides: str) -> DictConfig:
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        node = compose(overrides=[f"+data={name}", "+seed=3", "+schedule.batch_size=2", *overrides])
+        node = compose(overrides=[f"+data={name}", "+seed=3", *overrides])
     return node
 
 
