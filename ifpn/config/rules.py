@@ -94,6 +94,7 @@ RULES: dict[str, Allowed] = {
     "neck.dropout": number(0, 0.9),
     "neck.jacobian_penalty": number(0),
     "neck.start": one_of("zero", "learned"),
+    "neck.fine_every": whole(1, 8),
     "neck.block": one_of("basic", "post_norm"),
     "neck.jacobian_every": number(0.001, 1),
     "neck.contraction_penalty": number(0),

@@ -324,12 +324,16 @@ class ImplicitFPN(EquilibriumNeck):
             at test are to give what the equilibrium gives (Bai et al. 2022, DEQ-Flow's correction loss).
         start: P^0: `"zero"`, or `"learned"`, h(B) trained by ||h(B) - P*||^2 / ||P*||^2 in
             `auxiliary_losses["start"]` (`LearnedStart`; Bai et al. 2022, HyperDEQ).
+        fine_every: in the search, evaluate the coarse levels so often per evaluation of all levels: the finest one is
+            most of the work. The fixed point and the graded evaluation stay.
         compile: `torch.compile` for the evaluations that search P*; the graded one stays eager.
 
     Raises:
         UserError: for a G without parameters, rates or weights out of range, and a penalty on the Jacobian with
             deformable kernels (they have no second derivative).
     """
+
+    g: Transformation
 
     def __init__(
         self,
@@ -354,6 +358,7 @@ class ImplicitFPN(EquilibriumNeck):
         contraction_margin: float = 0.9,
         correction_weight: float = 0.0,
         start: Start = "zero",
+        fine_every: int = 1,
         compile: bool = False,
     ) -> None:
         g_factory = functools.partial(
@@ -379,8 +384,21 @@ class ImplicitFPN(EquilibriumNeck):
         )
         super().__init__(g_factory, in_channels_list, out_channels, extra_blocks, norm_layer, extra_levels, options)
 
+        self.fine_every = fine_every
+        if fine_every < 1:
+            raise UserError(f"fine_every={fine_every}: must be 1 or more.")
+        if fine_every > 1 and (not isinstance(self.g.csc, PyramidConv) or self.g.csc.ibn is not None):
+            raise UserError(
+                f"fine_every={fine_every}: must be 1 with this csc, whose levels cannot be computed in part. "
+                "Use csc=pyramid with csc.ibn=false."
+            )
+        if fine_every > 1 and compile:
+            raise UserError(f"fine_every={fine_every}: must be 1 with neck.compile=true.")
+
     def step(self, p: Levels, b: Levels) -> Levels:
-        """G(P + B), Eq. 7."""
+        """G(P + B), Eq. 7; where only searched, after `fine_every - 1` evaluations of the coarse levels."""
+        if self.fine_every > 1 and not torch.is_grad_enabled() and not isinstance(self.solver, Unroll):
+            return self.g.forward_with_coarse_steps(p, b, self.fine_every - 1)
         return self.evaluate_g([p_l + b_l for p_l, b_l in zip(p, b, strict=True)])
 
 
