@@ -7,7 +7,7 @@ from abc import abstractmethod
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Literal, Protocol, get_args
 
 import torch
@@ -21,7 +21,7 @@ from ifpn.layers.solve_scope import solve_scope
 from ifpn.necks.auxiliary import jacobian_losses, relative_distance, second_evaluation
 from ifpn.necks.neck import ExtraLevelsFrom, Levels, Neck, check_pyramid_sizes
 from ifpn.necks.projection import NormLayer, Projection
-from ifpn.necks.pyramid_layout import PyramidLayout, to_network
+from ifpn.necks.pyramid_layout import FlatStep, PyramidLayout, to_network
 from ifpn.necks.transformation import Block, CrossScale, Transformation
 from ifpn.necks.warm_start import LearnedStart, warm_start
 from ifpn.solvers import Equilibrium, Stats, Unroll, spectral_radius
@@ -252,31 +252,6 @@ class EquilibriumNeck(Neck):
     def flat_map(self, b: Levels) -> FlatStep:
         """`step` for given B, on flat states (N, D)."""
         return FlatStep(self, PyramidLayout.of(b), b)
-
-
-@dataclass(frozen=True)
-class FlatStep:
-    """The right-hand side of a neck's equation for given B, on flat states: (N, D) -> (N, D)."""
-
-    neck: EquilibriumNeck
-    layout: PyramidLayout
-    b: Levels
-
-    def __call__(self, p: Tensor) -> Tensor:
-        """Evaluate `EquilibriumNeck.step`; the result has the type of p."""
-        levels = to_network(self.layout.views(p), self.b)
-        return self.layout.flatten(self.neck.step(levels, self.b), p.dtype)
-
-    @property
-    def take(self) -> Callable[[Tensor], FlatStep] | None:
-        """Restrict to the images `index`, so that a solver need not compute the finished ones.
-
-        None in training, where dropout masks and BatchNorm belong to the whole batch, and with a compiled G, which
-        would be compiled for every batch size.
-        """
-        if self.neck.training or self.neck.compile_g:
-            return None
-        return lambda index: replace(self, b=[level[index] for level in self.b])
 
 
 class ImplicitFPN(EquilibriumNeck):
