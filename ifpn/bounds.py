@@ -137,7 +137,9 @@ def describe(hint: Any) -> str:
         return _listed(parts) + (", or null" if _NONE in get_args(kind) else "")
     if _item(kind) is not None:
         return f"a list ([a, b]){_length(bounds)}, each {describe(_item(kind))}"
-    words = {bool: "true or false", int: "a whole number", float: "a number", str: "text"}.get(kind, "another value")
+    words = {bool: "true or false", int: "a whole number", float: "a number", str: "text"}.get(
+        kind, "a part with a _target_"
+    )
     return words + _range(bounds)
 
 
@@ -215,7 +217,11 @@ def _is_kind(kind: Any, value: object) -> bool:
         return False
     if kind is float:
         return isinstance(value, Real) and _is_finite(value)
-    return isinstance(value, Integral if kind is int else kind) if kind in (bool, int, str, _NONE) else True
+    if kind in (bool, int, str, _NONE):
+        return isinstance(value, Integral if kind is int else kind)
+    # A class of its own, or something to call: no number, text or list can stand for it.
+    own = inspect.isclass(kind) or get_origin(kind) in (Callable, Mapping)
+    return not (own and (value is None or isinstance(value, str | Real | list | tuple)))
 
 
 def _met(bound: Bound, value: Any) -> bool:

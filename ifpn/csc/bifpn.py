@@ -14,6 +14,7 @@ from ifpn.layers.norm import Norm, make_norm
 from ifpn.layers.resize import nearest, size_of
 
 
+@check
 class BiFPNLayer(nn.Module):
     """Weighted bidirectional fusion with fast attention.
 
@@ -32,7 +33,7 @@ class BiFPNLayer(nn.Module):
         UserError: for an unknown norm, or fewer than two levels.
     """
 
-    def __init__(self, channels: int, num_levels: int, *, separable: bool = True, norm: Norm = "gn") -> None:
+    def __init__(self, channels: Width, num_levels: Levels, *, separable: bool = True, norm: Norm = "gn") -> None:
         super().__init__()
         check_sizes("BiFPNLayer", channels, num_levels, fewest_levels=2)
         self.num_levels = num_levels

@@ -11,6 +11,7 @@ from ifpn.layers.norm import Norm, make_norm
 from ifpn.layers.resize import nearest, size_of
 
 
+@check
 class DenseFusion(nn.Module):
     """Every level from every level: O_i = sum_j D_ij(Z_j).
 
@@ -29,7 +30,7 @@ class DenseFusion(nn.Module):
         UserError: for an unknown norm, or channels or levels below one.
     """
 
-    def __init__(self, channels: int, num_levels: int, *, norm: Norm = "none", chain_act: bool = False) -> None:
+    def __init__(self, channels: Width, num_levels: Levels, *, norm: Norm = "none", chain_act: bool = False) -> None:
         super().__init__()
         check_sizes("DenseFusion", channels, num_levels)
         self.num_levels = num_levels

@@ -16,6 +16,7 @@ from ifpn.layers.resize import max_pool_to, nearest, size_of
 Attention = Literal["tfnas", "mm"]
 
 
+@check
 class NASFPNCell(nn.Module):
     """The cell found by architecture search, P3..P7 -> P3..P7, each merge followed by ReLU, 3x3 conv, norm.
 
@@ -39,7 +40,7 @@ class NASFPNCell(nn.Module):
         UserError: for another number of levels, or an unknown attention or norm.
     """
 
-    def __init__(self, channels: int, num_levels: int, *, attention: Attention = "tfnas", norm: Norm = "gn") -> None:
+    def __init__(self, channels: Width, num_levels: Levels, *, attention: Attention = "tfnas", norm: Norm = "gn") -> None:
         super().__init__()
         check_sizes("NASFPNCell", channels, num_levels)
         if num_levels != 5:
@@ -47,8 +48,6 @@ class NASFPNCell(nn.Module):
                 f"csc=nasfpn: must be another one for {num_levels} levels, such as the P2..P5 of detector=faster_rcnn: "
                 "the cell is a graph of the five levels P3..P7. Choose csc=pyramid, dense or bifpn."
             )
-        if attention not in ("tfnas", "mm"):
-            raise UserError(f"attention={attention}: must be 'tfnas' or 'mm'.")
         self.attention = attention
         self.merges = nn.ModuleDict(
             {name: MergeConv(channels, norm) for name in ("p4a", "p4b", "o3", "o4", "o5", "o7", "o6")}

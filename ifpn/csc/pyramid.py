@@ -12,6 +12,7 @@ from ifpn.layers.init import check_levels, check_sizes, init_csc_conv
 from ifpn.layers.resize import size_of
 
 
+@check
 class PyramidConv(nn.Module):
     """Each level from its two neighbours and itself: O_i = W_ii Z_i + W_i,i-1 Z_i-1 + up(W_i,i+1 Z_i+1).
 
@@ -36,13 +37,13 @@ class PyramidConv(nn.Module):
 
     def __init__(
         self,
-        channels: int,
-        num_levels: int,
+        channels: Width,
+        num_levels: Levels,
         *,
         share: bool = False,
         ibn: bool = False,
         deform: bool = False,
-        deform_from: int = 1,
+        deform_from: Annotated[int, Ge(0)] = 1,
         align_corners: bool = False,
         relu: bool = False,
     ) -> None:
