@@ -68,9 +68,13 @@ class Length:
 
 
 Bound = Ge | Gt | Le | Lt | OneOf | Length
-# Of one dimension of a network: beyond, a typing error asks for more memory than there is.
+# Channels: beyond, a typing error asks for more memory than there is.
 Width = Annotated[int, Ge(1), Le(2048)]
+Count = Annotated[int, Ge(1), Le(10**9)]
 Probability = Annotated[float, Ge(0), Le(1)]
+Rate = Annotated[float, Ge(0), Lt(1)]
+# Of a loss.
+Weight = Annotated[float, Ge(0), Le(1e6)]
 
 
 def check(target: T) -> T:
@@ -220,7 +224,7 @@ def _is_kind(kind: Any, value: object) -> bool:
     if kind in (bool, int, str, _NONE):
         return isinstance(value, Integral if kind is int else kind)
     # A class of its own, or something to call: no number, text or list can stand for it.
-    own = inspect.isclass(kind) or get_origin(kind) in (Callable, Mapping)
+    own = (inspect.isclass(kind) and kind is not Any) or get_origin(kind) in (Callable, Mapping)
     return not (own and (value is None or isinstance(value, str | Real | list | tuple)))
 
 

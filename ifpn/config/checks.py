@@ -40,6 +40,10 @@ def check_config(cfg: DictConfig, overrides: Sequence[str], choices: Mapping[str
     assert isinstance(plain, dict)
     for key in sorted(plain, key=lambda key: (isinstance(plain[key], dict), key in ("neck", "logger"))):
         check_values(plain[key], str(key))
+    for group in ("callbacks", "logger"):
+        for name, entry in (plain.get(group) or {}).items():
+            if entry is not None and not (isinstance(entry, dict) and "_target_" in entry):
+                raise ConfigError(f"{group}.{name}={shown(entry)}: must be null or have a _target_.")
     _check_choices(cfg, overrides, choices.get("neck"))
     _check_parts_of_g(cfg, overrides, choices.get("neck"))
     if "schedule" in cfg:
@@ -64,7 +68,7 @@ def check_values(node: Any, path: str) -> None:
         known, others = signature(str(node["_target_"])) if "_target_" in node else ({}, True)
         for key, value in node.items():
             below = f"{path}.{key}"
-            if key in HYDRAS:
+            if key in HYDRAS or below in ("detector.in_levels", "detector.extra_levels"):
                 continue
             if key not in known and not others:
                 raise ConfigError(_unknown(below, value, sorted(known)))

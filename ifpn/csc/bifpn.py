@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ifpn.bounds import check
 from ifpn.layers.init import check_levels, check_sizes, init_csc_conv
 from ifpn.layers.norm import Norm, make_norm
 from ifpn.layers.resize import nearest, size_of
@@ -33,7 +34,7 @@ class BiFPNLayer(nn.Module):
         UserError: for an unknown norm, or fewer than two levels.
     """
 
-    def __init__(self, channels: Width, num_levels: Levels, *, separable: bool = True, norm: Norm = "gn") -> None:
+    def __init__(self, channels: int, num_levels: int, *, separable: bool = True, norm: Norm = "gn") -> None:
         super().__init__()
         check_sizes("BiFPNLayer", channels, num_levels, fewest_levels=2)
         self.num_levels = num_levels

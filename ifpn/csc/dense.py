@@ -6,6 +6,7 @@ import itertools
 
 from torch import Tensor, nn
 
+from ifpn.bounds import check
 from ifpn.layers.init import check_levels, check_sizes, init_csc_conv
 from ifpn.layers.norm import Norm, make_norm
 from ifpn.layers.resize import nearest, size_of
@@ -30,7 +31,7 @@ class DenseFusion(nn.Module):
         UserError: for an unknown norm, or channels or levels below one.
     """
 
-    def __init__(self, channels: Width, num_levels: Levels, *, norm: Norm = "none", chain_act: bool = False) -> None:
+    def __init__(self, channels: int, num_levels: int, *, norm: Norm = "none", chain_act: bool = False) -> None:
         super().__init__()
         check_sizes("DenseFusion", channels, num_levels)
         self.num_levels = num_levels

@@ -8,6 +8,7 @@ from typing import Literal
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ifpn.bounds import check
 from ifpn.errors import UserError
 from ifpn.layers.init import check_levels, check_sizes, init_csc_conv
 from ifpn.layers.norm import Norm, make_norm
@@ -40,7 +41,7 @@ class NASFPNCell(nn.Module):
         UserError: for another number of levels, or an unknown attention or norm.
     """
 
-    def __init__(self, channels: Width, num_levels: Levels, *, attention: Attention = "tfnas", norm: Norm = "gn") -> None:
+    def __init__(self, channels: int, num_levels: int, *, attention: Attention = "tfnas", norm: Norm = "gn") -> None:
         super().__init__()
         check_sizes("NASFPNCell", channels, num_levels)
         if num_levels != 5:

@@ -7,7 +7,6 @@ from torch import Tensor, nn
 from ifpn.layers.init import check_levels, check_sizes
 
 
-@check
 class NoFusion(nn.Module):
     """O_i = Z_i: no level sees another, and the block has no parameters.
 
@@ -22,7 +21,7 @@ class NoFusion(nn.Module):
         num_levels: number of levels L.
     """
 
-    def __init__(self, channels: Width, num_levels: Levels) -> None:
+    def __init__(self, channels: int, num_levels: int) -> None:
         super().__init__()
         check_sizes("NoFusion", channels, num_levels)
         self.num_levels = num_levels
