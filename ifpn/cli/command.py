@@ -19,7 +19,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from ifpn.cli.messages import format_error
-from ifpn.cli.quoting import quote_paths
+from ifpn.cli.quoting import expand_seeds, quote_paths
 from ifpn.config.paths import CONF
 from ifpn.errors import ConfigError, UserError
 
@@ -55,7 +55,7 @@ def command(config_name: str) -> Callable[[Callable[[DictConfig], None]], Callab
             os.environ["HYDRA_FULL_ERROR"] = "1"
             setattr(hydra._internal.hydra, "Callbacks", CheckedCallbacks)  # noqa: B010  # not exported, so mypy cannot know it
             with reporting_user_errors():
-                sys.argv[1:] = quote_paths(expand_jobs_flag(sys.argv[1:]))
+                sys.argv[1:] = quote_paths(expand_seeds(expand_jobs_flag(sys.argv[1:])))
                 composed()
                 if failed:
                     raise failed[0]

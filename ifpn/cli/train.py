@@ -169,7 +169,7 @@ def build_module(
         "class_names": list(data.class_names),
         "category_ids": list(data.category_ids),
     }
-    evaluator = CocoEvaluator(data.val_ground_truth(), data.category_ids)
+    evaluator = CocoEvaluator(data.val_dataset.annotations, data.category_ids, max_detections=data.max_detections)
     return DetectionModule(detector, recipe, plan, evaluator, metadata, cfg.seed, guard)
 
 

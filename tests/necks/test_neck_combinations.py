@@ -244,7 +244,7 @@ def test_constructor_defaults_are_the_configurations(path: Path) -> None:
     options = {name: p.default for name, p in parameters.items() if p.kind is p.KEYWORD_ONLY}
     # Other groups decide these: csc, solver, and for extra_levels the detector.
     elsewhere = ("csc", "solver", "extra_levels")
-    stabilise = yaml.safe_load((path.parents[1] / "train.yaml").read_text())["stabilise"]
-    # The schedule decides these; the paper's leave them off.
+    stabilise = yaml.safe_load((CONF / "recipe" / "paper.yaml").read_text())["stabilise"]
+    # The recipe decides these; the paper's leaves them off.
     config = {name: stabilise if value == "${stabilise}" else value for name, value in config.items()}
     assert config == {name: default for name, default in options.items() if name not in elsewhere}
