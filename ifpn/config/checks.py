@@ -12,13 +12,14 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from typing import Any
 
+from hydra.errors import InstantiationException
 from hydra.utils import get_object
 from omegaconf import DictConfig, OmegaConf
 
 from ifpn.bounds import hints, shown, violation
 from ifpn.config.foreign import SETTINGS, foreign_signature
 from ifpn.config.migration import new_key
-from ifpn.errors import ConfigError
+from ifpn.errors import ConfigError, UserError
 
 HYDRAS = ("_target_", "_partial_", "_args_", "_recursive_", "_convert_")
 
@@ -180,3 +181,41 @@ def _check_recipe(overrides: Sequence[str]) -> None:
             f"{typed}: no longer sets image and batch size. Use recipe={named[typed]}, "
             "or name the recipe you want it with."
         )
+
+
+def check_buildable(cfg: DictConfig) -> None:
+    """Build the detector without memory or weights: what only its parts know of each other comes to light here.
+
+    Raises:
+        ConfigError: a part refuses its settings beside the others'; the message begins with the setting's path.
+        WeightsError: `backbone.weights` names a file that cannot be read.
+    """
+    import torch
+
+    from ifpn.backbones.weights import FROM_CHECKPOINT, read_state
+    from ifpn.config.build import build_detector
+
+    if cfg.backbone.get("weights") not in ("imagenet", "none", FROM_CHECKPOINT):
+        read_state(cfg.backbone.weights)
+    empty = OmegaConf.merge(cfg, {"backbone": {"weights": FROM_CHECKPOINT}, "compile": False})
+    assert isinstance(empty, DictConfig)
+    try:
+        with torch.device("meta"):
+            build_detector(empty, num_classes=2)
+    except (UserError, InstantiationException) as error:
+        # Hydra wraps what a constructor says.
+        cause = error if isinstance(error, UserError) else error.__cause__
+        if not isinstance(cause, UserError):
+            raise
+        raise ConfigError(_with_path(str(cause), cfg)) from error
+
+
+def _with_path(message: str, cfg: DictConfig) -> str:
+    """A constructor's message, which begins with the name of an argument, with the path of the setting."""
+    name = message.partition("=")[0]
+    nodes = [(part, cfg[part]) for part in ("csc", "solver", "neck", "detector", "backbone") if cfg.get(part)]
+    for path, node in nodes:  # grows while it is read: the shallowest comes first
+        if name in node and "_target_" not in (node[name] if OmegaConf.is_dict(node[name]) else ()):
+            return f"{path}.{message}"
+        nodes += [(f"{path}.{key}", value) for key, value in node.items() if OmegaConf.is_dict(value)]
+    return message
