@@ -27,6 +27,7 @@ class Anderson:
     beta: Annotated[float, Gt(0), Le(1)] = 1.0
 
     def start(self, z0: Tensor, max_evals: int) -> _AndersonSteps:
+        """Allocate for one solve from z0 (B, N)."""
         return _AndersonSteps(min(self.m, max_evals), self.beta, z0)
 
 

@@ -50,6 +50,7 @@ class Broyden:
     memory: Annotated[int, Ge(1), Le(1000)] = 32
 
     def start(self, z0: Tensor, max_evals: int) -> _BroydenSteps:
+        """Allocate for one solve from z0 (B, N)."""
         return _BroydenSteps(self.alpha, min(self.memory, max_evals), z0)
 
 

@@ -20,6 +20,7 @@ class Picard:
     tau: Annotated[float, Gt(0), Le(1)] = 1.0
 
     def start(self, z0: Tensor, max_evals: int) -> _PicardSteps:
+        """Allocate for one solve from z0 (B, N)."""
         return _PicardSteps(self.tau, z0)
 
 
