@@ -19,7 +19,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from ifpn.cli.messages import format_error
-from ifpn.cli.quoting import quote_paths
+from ifpn.cli.quoting import expand_seeds, quote_paths
 from ifpn.config.paths import CONF
 from ifpn.errors import ConfigError, UserError
 
@@ -55,7 +55,7 @@ def command(config_name: str) -> Callable[[Callable[[DictConfig], None]], Callab
             os.environ["HYDRA_FULL_ERROR"] = "1"
             setattr(hydra._internal.hydra, "Callbacks", CheckedCallbacks)  # noqa: B010  # not exported, so mypy cannot know it
             with reporting_user_errors():
-                sys.argv[1:] = quote_paths(expand_jobs_flag(sys.argv[1:]))
+                sys.argv[1:] = quote_paths(expand_seeds(expand_jobs_flag(sys.argv[1:])))
                 composed()
                 if failed:
                     raise failed[0]
@@ -107,8 +107,8 @@ def remove_unused_folder() -> None:
 def checked(cfg: DictConfig, overrides: list[str]) -> DictConfig:
     """Resolve the configuration and refuse what cannot work, before anything is built."""
     from ifpn.config.allowlist import check_targets
+    from ifpn.config.checks import check_config
     from ifpn.config.extras import check_extras
-    from ifpn.config.rules import check_rules
 
     # In a sweep every job has its own folder, which only Hydra knows.
     if "run_dir" in cfg:
@@ -116,9 +116,9 @@ def checked(cfg: DictConfig, overrides: list[str]) -> DictConfig:
     container = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=False)
     resolved = OmegaConf.create(container)
     assert isinstance(resolved, DictConfig)
-    check_rules(resolved, overrides, choices())
     check_extras(choices())
     check_targets(resolved)
+    check_config(resolved, overrides, choices())
     return resolved
 
 

@@ -47,14 +47,14 @@ def evaluate(cfg: DictConfig) -> CocoResult | None:
         if cfg.get("data") is None:
             raise ConfigError("predictions=… needs the data set they belong to: data=coco data.root=FOLDER.")
         data, _ = _data(cfg.data, None)
-        evaluator = CocoEvaluator(data.val_ground_truth(), data.category_ids)
+        evaluator = CocoEvaluator(data.val_dataset.annotations, data.category_ids, max_detections=data.max_detections)
         evaluator.update_records(read_predictions(Path(cfg.predictions), evaluator))
     else:
         predictor = load(cfg.ckpt, cfg.device)
         if cfg.test_evals is not None:
             set_test_evals(predictor, cfg.test_evals)
         data, labels = _data(_asked_or_trained_on(cfg, predictor), predictor)
-        evaluator = CocoEvaluator(data.val_ground_truth(), data.category_ids)
+        evaluator = CocoEvaluator(data.val_dataset.annotations, data.category_ids, max_detections=data.max_detections)
         _detect(predictor, data, evaluator, labels, console)
     _say_what_was_found(evaluator, console)
     write_predictions(evaluator.predictions(), out / "predictions.json")

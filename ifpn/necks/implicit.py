@@ -7,12 +7,13 @@ from abc import abstractmethod
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
-from typing import Any, Literal, Protocol, get_args
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal, Protocol
 
 import torch
 from torch import Tensor, nn
 
+from ifpn.bounds import Ge, Le, Rate, Weight, Width, check
 from ifpn.csc import PyramidConv
 from ifpn.errors import UserError
 from ifpn.layers.deform import DeformableConv
@@ -21,7 +22,7 @@ from ifpn.layers.solve_scope import solve_scope
 from ifpn.necks.auxiliary import jacobian_losses, relative_distance, second_evaluation
 from ifpn.necks.neck import ExtraLevelsFrom, Levels, Neck, check_pyramid_sizes
 from ifpn.necks.projection import NormLayer, Projection
-from ifpn.necks.pyramid_layout import PyramidLayout
+from ifpn.necks.pyramid_layout import FlatStep, PyramidLayout, to_network
 from ifpn.necks.transformation import Block, CrossScale, Transformation
 from ifpn.necks.warm_start import LearnedStart, warm_start
 from ifpn.solvers import Equilibrium, Stats, Unroll, spectral_radius
@@ -39,11 +40,7 @@ class FixedPointSolver(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class EquilibriumOptions:
-    """What implicit necks have in common beside G, as `ImplicitFPN` documents it.
-
-    Raises:
-        UserError: a number out of its range.
-    """
+    """What implicit necks have in common beside G, as `ImplicitFPN` documents it."""
 
     solver: FixedPointSolver | None
     input_norm: bool
@@ -55,16 +52,6 @@ class EquilibriumOptions:
     contraction_margin: float = 0.9
     correction_weight: float = 0.0
     start: Start = "zero"
-
-    def __post_init__(self) -> None:
-        """Refuse what is out of range; NaN too."""
-        for name in ("jacobian_penalty", "contraction_penalty", "contraction_margin", "correction_weight"):
-            if not getattr(self, name) >= 0:
-                raise UserError(f"{name}={getattr(self, name)}: must be 0 or positive.")
-        if self.start not in get_args(Start):
-            raise UserError(f"start={self.start}: must be 'zero' or 'learned'.")
-        if not 0 < self.jacobian_every <= 1:
-            raise UserError(f"jacobian_every={self.jacobian_every}: must be a share of the steps, in (0, 1].")
 
     @property
     def differentiated_twice(self) -> str:
@@ -170,7 +157,7 @@ class EquilibriumNeck(Neck):
         return {**super().__getstate__(), "_compiled": None, "state": None, "restarted": None}
 
     def pyramid(self, features: Levels) -> Levels:
-        """Backbone levels to P* (or P* + B), fp32, contiguous. `Unroll(0)` gives B: P^0 is zero for every image."""
+        """Backbone levels to P* (or P* + B), contiguous, fp32 under autocast; to B for `Unroll(0)`, as P^0 = 0."""
         b = self.project(features)
         check_pyramid_sizes(b)
         if isinstance(self.solver, Unroll) and self.solver.steps == 0:
@@ -189,7 +176,7 @@ class EquilibriumNeck(Neck):
             self.auxiliary_losses["start"] = relative_distance(p0, p)
         if second is not None:
             self.auxiliary_losses["correction"] = self.options.correction_weight * relative_distance(second, p)
-        levels = f.layout.views(p)
+        levels = to_network(f.layout.views(p), b)
         if self.state is not None or (self.keep_state and not self.training):
             self.state = f.layout.views(p.detach().clone())  # the caller may change its levels in place
         if self.add_input:
@@ -254,30 +241,7 @@ class EquilibriumNeck(Neck):
         return FlatStep(self, PyramidLayout.of(b), b)
 
 
-@dataclass(frozen=True)
-class FlatStep:
-    """The right-hand side of a neck's equation for given B, on flat states: (N, D) -> (N, D)."""
-
-    neck: EquilibriumNeck
-    layout: PyramidLayout
-    b: Levels
-
-    def __call__(self, p: Tensor) -> Tensor:
-        """Evaluate `EquilibriumNeck.step`; the result has the type of p."""
-        return self.layout.flatten(self.neck.step(self.layout.views(p), self.b), p.dtype)
-
-    @property
-    def take(self) -> Callable[[Tensor], FlatStep] | None:
-        """Restrict to the images `index`, so that a solver need not compute the finished ones.
-
-        None in training, where dropout masks and BatchNorm belong to the whole batch, and with a compiled G, which
-        would be compiled for every batch size.
-        """
-        if self.neck.training or self.neck.compile_g:
-            return None
-        return lambda index: replace(self, b=[level[index] for level in self.b])
-
-
+@check
 class ImplicitFPN(EquilibriumNeck):
     """The pyramid P* with P* = G(P* + B), where B is the projected backbone feature and P^0 = 0.
 
@@ -338,7 +302,7 @@ class ImplicitFPN(EquilibriumNeck):
     def __init__(
         self,
         in_channels_list: list[int],
-        out_channels: int,
+        out_channels: Width,
         extra_blocks: nn.Module | None = None,
         norm_layer: NormLayer | None = None,
         *,
@@ -348,17 +312,17 @@ class ImplicitFPN(EquilibriumNeck):
         residual_block: bool = True,
         block: Block = "basic",
         weight_norm: bool = True,
-        dropout: float = 0.05,
+        dropout: Rate = 0.05,
         output_norm: bool = False,
         input_norm: bool = False,
         add_input: bool = False,
-        jacobian_penalty: float = 0.0,
-        jacobian_every: float = 1.0,
-        contraction_penalty: float = 0.0,
-        contraction_margin: float = 0.9,
-        correction_weight: float = 0.0,
+        jacobian_penalty: Weight = 0.0,
+        jacobian_every: Annotated[float, Ge(0.001), Le(1)] = 1.0,
+        contraction_penalty: Weight = 0.0,
+        contraction_margin: Weight = 0.9,
+        correction_weight: Weight = 0.0,
         start: Start = "zero",
-        fine_every: int = 1,
+        fine_every: Annotated[int, Ge(1), Le(8)] = 1,
         compile: bool = False,
     ) -> None:
         g_factory = functools.partial(
@@ -385,8 +349,6 @@ class ImplicitFPN(EquilibriumNeck):
         super().__init__(g_factory, in_channels_list, out_channels, extra_blocks, norm_layer, extra_levels, options)
 
         self.fine_every = fine_every
-        if fine_every < 1:
-            raise UserError(f"fine_every={fine_every}: must be 1 or more.")
         if fine_every > 1 and (not isinstance(self.g.csc, PyramidConv) or self.g.csc.ibn is not None):
             raise UserError(
                 f"fine_every={fine_every}: must be 1 with this csc, whose levels cannot be computed in part. "
