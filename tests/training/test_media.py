@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import struct
+import time
 from pathlib import Path
 from typing import Any
 
@@ -52,22 +53,28 @@ def offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def records(run_dir: Path) -> list[list[Record]]:
-    """What `wandb sync` would send, a list per start of the run: LevelDB's log format behind seven bytes."""
-    found = []
-    for path in sorted(run_dir.glob("wandb/offline-run-*/*.wandb")):
-        data, at, parts = path.read_bytes(), 7, b""
-        part: list[Record] = []
-        found.append(part)
-        while at + 7 <= len(data):
-            if 32768 - at % 32768 < 7:  # no header fits into the rest of a block
-                at += 32768 - at % 32768
-                continue
-            _, size, kind = struct.unpack("<IHB", data[at : at + 7])
-            parts += data[at + 7 : at + 7 + size]
-            at += 7 + size
-            if kind in (1, 4):  # a whole record, or its last part
-                part.append(Record.FromString(parts))
-                parts = b""
+    """What `wandb sync` would send, a list per start of the run."""
+    paths = sorted(run_dir.glob("wandb/offline-run-*/*.wandb"))
+    for _ in range(600):  # the library's process closes the file a moment after `finish` has returned
+        if all(any(r.HasField("exit") for r in parsed(path.read_bytes())) for path in paths):
+            break
+        time.sleep(0.05)
+    return [parsed(path.read_bytes()) for path in paths]
+
+
+def parsed(data: bytes) -> list[Record]:
+    """LevelDB's log format behind seven bytes."""
+    found, at, parts = [], 7, b""
+    while at + 7 <= len(data):
+        if 32768 - at % 32768 < 7:  # no header fits into the rest of a block
+            at += 32768 - at % 32768
+            continue
+        _, size, kind = struct.unpack("<IHB", data[at : at + 7])
+        parts += data[at + 7 : at + 7 + size]
+        at += 7 + size
+        if kind in (1, 4):  # a whole record, or its last part
+            found.append(Record.FromString(parts))
+            parts = b""
     return found
 
 
