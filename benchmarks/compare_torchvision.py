@@ -53,7 +53,8 @@ class Relabelled(nn.Module):
 
 
 def build_peer(cfg: DictConfig, num_classes: int) -> nn.Module:
-    name = cfg.detector._target_.rsplit(".", 1)[-1]
+    target = cfg.detector.get("criterion", cfg.detector)._target_
+    name = target.rsplit(".", 1)[-1].removesuffix("Criterion")
     if name not in ("FCOS", "RetinaNet", "FasterRCNN"):
         raise ConfigError(f"torchvision has no {name}: choose detector=fcos, retina or faster_rcnn.")
     backbone, two_stage = instantiate(cfg.backbone), name == "FasterRCNN"

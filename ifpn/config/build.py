@@ -26,27 +26,18 @@ def build_detector(cfg: DictConfig, num_classes: int) -> nn.Module:
     """
     from torchvision.models.detection.transform import GeneralizedRCNNTransform
 
-    from ifpn.detectors import Body
-
     # Parts are instantiated by themselves below, where `${solver}` would no longer find its sibling.
     cfg = OmegaConf.create(OmegaConf.to_container(cfg, resolve=True))  # type: ignore[assignment]
-    detector, in_levels, extra_levels = _without(cfg.detector, "in_levels", "extra_levels")
     neck, channels = _without(cfg.neck, "channels")
     backbone = instantiate(cfg.backbone)
-    body = Body.build(
-        backbone,
-        instantiate(neck),
-        in_levels=list(in_levels),
-        channels=channels,
-        extra_levels=extra_levels,
-    )
+    body = instantiate(cfg.detector.body)(backbone, instantiate(neck, out_channels=channels))
     transform = GeneralizedRCNNTransform(
         min_size=tuple(cfg.schedule.min_size),
         max_size=cfg.schedule.max_size,
         image_mean=list(backbone.image_mean),
         image_std=list(backbone.image_std),
     )
-    built: nn.Module = instantiate(detector)(body=body, num_classes=num_classes, transform=transform)
+    built: nn.Module = instantiate(cfg.detector)(body=body, num_classes=num_classes, transform=transform)
     if cfg.get("compile"):
         compile_parts(built)
     return built
@@ -63,8 +54,6 @@ def compile_parts(detector: nn.Module) -> None:
     from torch._inductor.cpp_builder import get_cpp_compiler
     from torch._inductor.exc import InvalidCxxCompiler
 
-    from ifpn.backbones import EfficientNetLite
-
     try:
         get_cpp_compiler()
     except InvalidCxxCompiler as error:
@@ -73,9 +62,8 @@ def compile_parts(detector: nn.Module) -> None:
         ) from error
     backbone = detector.get_submodule("body.backbone")
     for part in (backbone, *(child for name, child in detector.named_children() if name == "head")):
-        # Sizes of images vary: symbolic from the start, or each new size would be compiled anew. But the padding of an
-        # EfficientNet-Lite depends on the size, layer upon layer: tracing that did not end in half an hour.
-        part.compile(dynamic=not isinstance(part, EfficientNetLite))
+        # Sizes of images vary: symbolic from the start, or each new size would be compiled anew.
+        part.compile(dynamic=getattr(part, "compile_dynamic", True))
 
 
 def rebuild_detector(config: Mapping[str, Any], num_classes: int) -> nn.Module:

@@ -9,6 +9,7 @@ import copy
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from ifpn.config.nested_detector import TYPED, nest_detector
 from ifpn.errors import ConfigError
 
 # Old path: new path, in the order in which a stored configuration is upgraded.
@@ -18,9 +19,14 @@ TARGETS: dict[str, str] = {
     "ifpn.reports.media.WandbRun": "ifpn.training.loggers.WandbRun",
     "ifpn.training.metrics_log.MetricsLog": "ifpn.training.loggers.MetricsLog",
 }
+_BACKBONES = (
+    *("resnet18", "resnet50", "resnet101", "resnext101_64x4d", "resnext152_32x8d"),
+    *("efficientnet_lite0", "efficientnet_lite1", "efficientnet_lite2"),
+)
 # Class of a `_target_`: its settings that are younger than 0.1.0, with the values that do what 0.1.0 did.
 # "${key}" is the value of that key at the top.
 ADDED: dict[str, dict[str, Any]] = {
+    **{f"ifpn.backbones.{name}": {"checkpointing": False} for name in _BACKBONES},
     "ifpn.necks.FPN": {"residual_block": False, "weight_norm": True, "dropout": 0.05},
     "ifpn.necks.StackedFPN": {
         **{"inject": False, "residual_block": True, "weight_norm": True, "dropout": 0.05},
@@ -28,12 +34,12 @@ ADDED: dict[str, dict[str, Any]] = {
     },
 }
 # What no table can say: each changes a configuration in place, and leaves an upgraded one as it is.
-STEPS: list[Callable[[dict[str, Any]], None]] = []
+STEPS: list[Callable[[dict[str, Any]], None]] = [nest_detector]
 
 
 def new_key(path: str) -> str | None:
     """The setting that `path` became, or None if it never was one."""
-    return MOVED.get(path)
+    return MOVED.get(path) or TYPED.get(path)
 
 
 def migrate(config: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,7 +1,8 @@
-"""The one dense detector: RetinaNet, FCOS, ATSS and AutoAssign differ in head, box coding and criterion."""
+"""The one dense detector: RetinaNet, FCOS, ATSS and AutoAssign differ in head, anchors, box coder and criterion."""
 
-from collections.abc import Mapping, Sequence
-from typing import Protocol, cast
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Protocol, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +14,8 @@ from ifpn.detectors.boxes import BoxCoder
 from ifpn.detectors.contract import Detection, Target, check_images, check_targets
 from ifpn.detectors.heads import Prediction
 from ifpn.detectors.postprocess import Postprocess, clip
+
+Part = TypeVar("Part")
 
 
 class Criterion(Protocol):
@@ -26,15 +29,19 @@ class Criterion(Protocol):
 
 
 class DenseDetector(nn.Module):
-    """BackboneWithNeck -> head -> losses, or detections.
+    """Body -> head -> losses, or detections. `conf/detector/` lists the parts of each detector.
+
+    `head`, `anchors` and `criterion` are constructors whose settings are filled in and whose sizes are not. Each is
+    called with those of these keywords that it takes: `channels` of the pyramid, `num_classes`, `strides`,
+    `num_levels`, `anchors_per_cell` (not for `anchors`), and the coder as `box_coder` and `coding`.
 
     Args:
         body: images to pyramid.
         num_classes: K; labels are 0..K-1.
-        head: pyramid to `Prediction`.
-        grid: where the head's predictions sit.
-        coding: what its box codes mean.
-        criterion: an `nn.Module` that follows `Criterion`.
+        head: makes the module that turns the pyramid into a `Prediction`.
+        anchors: makes the `AnchorGrid` that the head's predictions sit on.
+        box_coder: what four raw outputs of the head mean; head, criterion and postprocessing share this object.
+        criterion: makes the module that follows `Criterion`.
         postprocess: predictions to detections.
         transform: resizes, normalises and pads the images, and undoes the resizing of detected boxes.
     """
@@ -44,27 +51,36 @@ class DenseDetector(nn.Module):
         body: BackboneWithNeck,
         num_classes: int,
         *,
-        head: nn.Module,
-        grid: AnchorGrid,
-        coding: BoxCoder,
-        criterion: nn.Module,
+        head: Callable[..., nn.Module],
+        anchors: Callable[..., AnchorGrid],
+        box_coder: BoxCoder,
+        criterion: Callable[..., nn.Module],
         postprocess: Postprocess,
         transform: GeneralizedRCNNTransform,
     ) -> None:
         super().__init__()
         self.body = body
         self.num_classes = num_classes
-        self.head = head
-        self.grid = grid
-        self.coding = coding
-        self.criterion = criterion
+        self.box_coder = box_coder
+        sizes = {
+            "channels": body.out_channels,
+            "num_classes": num_classes,
+            "strides": body.strides,
+            "num_levels": len(body.strides),
+            "box_coder": box_coder,
+            "coding": box_coder,
+        }
+        self.anchors = complete(anchors, sizes)
+        sizes["anchors_per_cell"] = self.anchors.per_cell
+        self.head = complete(head, sizes)
+        self.criterion = complete(criterion, sizes)
         self.postprocess = postprocess
         self.transform = transform
 
     def forward(
         self, images: Sequence[Tensor], targets: Sequence[Mapping[str, Tensor]] | None = None
     ) -> dict[str, Tensor] | list[Detection]:
-        """Losses in training mode, detections in evaluation mode.
+        """Return losses in training mode, detections in evaluation mode.
 
         Args:
             images: (3, H, W) each, float 0..1, of any sizes.
@@ -83,12 +99,18 @@ class DenseDetector(nn.Module):
         batch, checked = self.transform(list(images), checked)
         pyramid = self.body(batch.tensors)
         prediction: Prediction = self.head(pyramid)
-        anchors = self.grid.for_features(pyramid)
+        anchors = self.anchors.for_features(pyramid)
         # losses and coordinates in float32: 1344 px or 1 / (1 - IoU) have no place in half precision
         with torch.autocast(device_type=batch.tensors.device.type, enabled=False):
             if checked is not None:
                 losses: dict[str, Tensor] = self.criterion(prediction, anchors, checked)
                 return {**losses, **self.body.auxiliary_losses}
-            found = self.postprocess(prediction, anchors, self.coding)
+            found = self.postprocess(prediction, anchors, self.box_coder)
         found = cast(list[Detection], self.transform.postprocess(found, batch.image_sizes, sizes))
         return clip(found, sizes)
+
+
+def complete(constructor: Callable[..., Part], sizes: Mapping[str, Any]) -> Part:
+    """Call `constructor` with those of `sizes` that its signature names."""
+    taken = inspect.signature(constructor).parameters
+    return constructor(**{name: value for name, value in sizes.items() if name in taken})

@@ -43,7 +43,7 @@ class FasterRCNN(nn.Module):
         foreground_iou: float,
         batch_size: int,
         positive_fraction: float,
-        box_weights: Sequence[float],
+        box_coder_weights: Sequence[float],
         score_threshold: float,
         nms_threshold: float,
         max_detections: int,
@@ -51,10 +51,10 @@ class FasterRCNN(nn.Module):
         for name, value, length in (
             ("rpn_pre_nms", rpn_pre_nms, 2),
             ("rpn_post_nms", rpn_post_nms, 2),
-            ("box_weights", box_weights, 4),
+            ("box_coder_weights", box_coder_weights, 4),
         ):
             if len(value) != length:
-                raise UserError(f"{name} must be {length} numbers, got {list(value)}")
+                raise UserError(f"{name}={list(value)}: must be {length} numbers")
         super().__init__()
         self.body = body
         self.num_classes = num_classes
@@ -79,7 +79,7 @@ class FasterRCNN(nn.Module):
             foreground_iou=foreground_iou,
             batch_size_per_image=batch_size,
             positive_fraction=positive_fraction,
-            box_weights=box_weights,
+            box_coder_weights=box_coder_weights,
             score_threshold=score_threshold,
             nms_threshold=nms_threshold,
             max_detections=max_detections,

@@ -72,7 +72,7 @@ class BoxHead(RoIHeads):  # type: ignore[misc]  # torchvision ships no types
         foreground_iou: proposals from here on are positive, all others background.
         batch_size_per_image: proposals sampled per image.
         positive_fraction: at most this part of them is positive.
-        box_weights: (w_x, w_y, w_w, w_h) of the box coding.
+        box_coder_weights: (w_x, w_y, w_w, w_h) of `DeltaCoder`.
         score_threshold, nms_threshold, max_detections: of the detections.
     """
 
@@ -87,7 +87,7 @@ class BoxHead(RoIHeads):  # type: ignore[misc]  # torchvision ships no types
         foreground_iou: float,
         batch_size_per_image: int,
         positive_fraction: float,
-        box_weights: Sequence[float],
+        box_coder_weights: Sequence[float],
         score_threshold: float,
         nms_threshold: float,
         max_detections: int,
@@ -100,7 +100,7 @@ class BoxHead(RoIHeads):  # type: ignore[misc]  # torchvision ships no types
             foreground_iou,
             batch_size_per_image,
             positive_fraction,
-            tuple(box_weights),
+            tuple(box_coder_weights),
             score_threshold,
             nms_threshold,
             max_detections,

@@ -28,7 +28,12 @@ CONFIGS: dict[str, dict[str, Any]] = json.loads(lzma.decompress((OLD / "configs.
 # The run of the fixture, in today's keys.
 RUN = [
     *("data.root=shapes", "scale=smoke", "data.generate.num_train=6", "data.generate.num_val=2"),
-    *("neck.channels=8", "detector.num_convs=1", "detector.prior=0.3", "detector.score_threshold=0.01"),
+    *(
+        "neck.channels=8",
+        "detector.head.num_convs=1",
+        "detector.head.initial_probability=0.3",
+        "detector.postprocess.score_threshold=0.01",
+    ),
     *("schedule.min_size=[64]", "schedule.max_size=96", "schedule.max_steps=2"),
 ]
 # Overrides of `CONFIGS` that are spelt otherwise today.
