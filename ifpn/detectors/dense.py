@@ -2,18 +2,20 @@
 
 import inspect
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Protocol, TypeVar, cast
+from typing import Any, Protocol, TypeVar
 
 import torch
 from torch import Tensor, nn
+from torchvision.models.detection.image_list import ImageList
 from torchvision.models.detection.transform import GeneralizedRCNNTransform
 
 from ifpn.detectors.anchors import AnchorGrid, Anchors
+from ifpn.detectors.batches import detect_by_size
 from ifpn.detectors.body import BackboneWithNeck
 from ifpn.detectors.boxes import BoxCoder
 from ifpn.detectors.contract import Detection, Target, check_images, check_targets
 from ifpn.detectors.heads import Prediction
-from ifpn.detectors.postprocess import Postprocess, clip
+from ifpn.detectors.postprocess import Postprocess
 
 Part = TypeVar("Part")
 
@@ -82,6 +84,8 @@ class DenseDetector(nn.Module):
     ) -> dict[str, Tensor] | list[Detection]:
         """Return losses in training mode, detections in evaluation mode.
 
+        In evaluation each image is padded to its own size alone, so that its detections do not depend on the others.
+
         Args:
             images: (3, H, W) each, float 0..1, of any sizes.
             targets: per image `boxes` (M, 4) xyxy in pixels of that image and `labels` (M,) in 0..K-1;
@@ -95,19 +99,25 @@ class DenseDetector(nn.Module):
             ValueError, TypeError: images or targets of wrong shape, type or range.
         """
         sizes = check_images(images)
-        checked = check_targets(targets, len(images), self.num_classes) if self.training else None
+        if not self.training:
+            return detect_by_size(self.transform, images, sizes, self._detect)
+        checked = check_targets(targets, len(images), self.num_classes)
         batch, checked = self.transform(list(images), checked)
-        pyramid = self.body(batch.tensors)
-        prediction: Prediction = self.head(pyramid)
-        anchors = self.anchors.for_features(pyramid)
+        prediction, anchors = self._predict(batch)
         # losses and coordinates in float32: 1344 px or 1 / (1 - IoU) have no place in half precision
         with torch.autocast(device_type=batch.tensors.device.type, enabled=False):
-            if checked is not None:
-                losses: dict[str, Tensor] = self.criterion(prediction, anchors, checked)
-                return {**losses, **self.body.auxiliary_losses}
-            found = self.postprocess(prediction, anchors, self.box_coder)
-        found = cast(list[Detection], self.transform.postprocess(found, batch.image_sizes, sizes))
-        return clip(found, sizes)
+            losses: dict[str, Tensor] = self.criterion(prediction, anchors, checked)
+        return {**losses, **self.body.auxiliary_losses}
+
+    def _detect(self, batch: ImageList) -> list[Detection]:
+        prediction, anchors = self._predict(batch)
+        with torch.autocast(device_type=batch.tensors.device.type, enabled=False):
+            return self.postprocess(prediction, anchors, self.box_coder)
+
+    def _predict(self, batch: ImageList) -> tuple[Prediction, Anchors]:
+        pyramid = self.body(batch.tensors)
+        prediction: Prediction = self.head(pyramid)
+        return prediction, self.anchors.for_features(pyramid)
 
 
 def complete(constructor: Callable[..., Part], sizes: Mapping[str, Any]) -> Part:

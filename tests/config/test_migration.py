@@ -37,7 +37,12 @@ RUN = [
     *("schedule.min_size=[64]", "schedule.max_size=96", "schedule.max_steps=2"),
 ]
 # Overrides of `CONFIGS` that are spelt otherwise today.
-TODAY: dict[str, str] = {}
+TODAY: dict[str, str] = {
+    "detector.box_coding=delta": "detector/box_coder=delta",
+    "detector.num_convs=2": "detector.head.num_convs=2",
+    "detector.alpha=0.5": "detector.criterion.alpha=0.5",
+    "detector.score_threshold=0.1": "detector.postprocess.score_threshold=0.1",
+}
 
 
 @pytest.fixture

@@ -11,10 +11,11 @@ from torch import Tensor, nn
 from torch.testing import assert_close
 from torchvision.ops import box_iou
 
-from ifpn.detectors.boxes import DeltaCoder, LTRBCoder
+from ifpn.detectors.boxes import BoxCoder, DeltaCoder, LTRBCoder
 from ifpn.detectors.heads import PointHead, Prediction, RetinaHead
 from ifpn.errors import UserError
 from tests.detectors.cases import (
+    DENSE,
     DETECTORS,
     ROOT,
     STRIDES,
@@ -79,6 +80,19 @@ def test_options_of_atss(changes: dict[str, object]) -> None:
     sum(model(images(), BATCHES["boxes and none"]).values()).backward()
     touched(model)
     assert len(model.eval()(images())) == 2
+
+
+@pytest.mark.parametrize("name", DENSE)
+def test_head_and_criterion_share_the_coder(name: str) -> None:
+    model = make_detector(name)
+    assert model.head.box_coder is model.criterion.coding is model.box_coder
+
+
+@pytest.mark.parametrize("coder", [LTRBCoder(), DeltaCoder((10, 10, 5, 5))])
+def test_codes_of_boxes_decode_to_them(coder: BoxCoder) -> None:
+    boxes = torch.tensor([[3.0, 4.0, 50.0, 20.0], [0.0, 0.0, 8.0, 90.0]])
+    points, sizes = torch.tensor([[20.0, 10.0], [4.0, 60.0]]), torch.tensor([[64.0, 64.0], [32.0, 16.0]])
+    assert_close(coder.decode(coder.encode(boxes, points, sizes), points, sizes), boxes)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
