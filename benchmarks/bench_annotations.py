@@ -21,7 +21,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from ifpn.data import CocoAnnotations, DetectionData, Policy, load_annotations
+from ifpn.data import CocoAnnotations, DefectPolicy, DetectionData, load_annotations
 
 SIDE = 64  # of the one picture that all images share, so that annotations are measured and not pictures
 BATCH = 16
@@ -58,7 +58,7 @@ def write_set(root: Path, images: int, boxes: int) -> Path:
 
 def _read(path: Path, results: mp.Queue[tuple[float, float, int]]) -> None:
     begun = time.perf_counter()
-    found: CocoAnnotations = load_annotations(path, policy=Policy())
+    found: CocoAnnotations = load_annotations(path, policy=DefectPolicy())
     seconds = time.perf_counter() - begun
     results.put((seconds, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6, len(found.label)))
 
@@ -81,7 +81,7 @@ def take_batches(root: Path, batches: int, workers: int) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Reading COCO-sized annotations.")
+    parser = argparse.ArgumentParser(description="ImageReading COCO-sized annotations.")
     parser.add_argument("--images", type=int, default=118_287)
     parser.add_argument("--boxes", type=int, default=860_001)
     parser.add_argument("--batches", type=int, default=2000)

@@ -38,9 +38,9 @@ def configuration(detector: str, backbone: str, size: int, channels: int) -> Dic
         f"backbone={backbone}",
         "backbone.weights=none",
         "neck=fpn",
-        f"neck.channels={channels}",
-        f"schedule.min_size=[{size}]",
-        f"schedule.max_size={2 * size}",
+        f"neck.out_channels={channels}",
+        f"image.min_size=[{size}]",
+        f"image.max_size={2 * size}",
         "run_dir=unused",
     ]
     with initialize_config_dir(str(CONF), version_base="1.3"):

@@ -2,7 +2,7 @@
 
     python -m benchmarks.bench_step            # the quick schedule's network and image size, minutes on one core
     python -m benchmarks.bench_step --device cuda --precision bf16 --height 800 --width 1333 \\
-        backbone=resnet50 schedule=1x
+        backbone=resnet50 recipe=paper
     python -m benchmarks.bench_step --case "neck=fpn" --case "solver=fast" --case "solver=fast neck.compile=true"
 
 All cases live in one process and take turns, so a slow moment of the machine hits all alike; the table shows
@@ -48,7 +48,7 @@ class Case:
     def __init__(self, overrides: list[str], options: argparse.Namespace) -> None:
         with initialize_config_dir(str(CONF), version_base="1.3"):
             cfg = compose("train", overrides=["run_dir=.", *overrides])
-        cfg = OmegaConf.create(OmegaConf.to_container(cfg, resolve=True))
+        OmegaConf.resolve(cfg)
         torch.manual_seed(0)
         self.device = options.device
         self.autocast = torch.autocast(self.device, torch.bfloat16, enabled=options.precision == "bf16")
@@ -194,7 +194,7 @@ def table(names: list[str], options: argparse.Namespace) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("overrides", nargs="*", help="of all cases, as for train.py: backbone=resnet50 schedule=1x")
+    parser.add_argument("overrides", nargs="*", help="of all cases, as for train.py: backbone=resnet50 recipe=paper")
     parser.add_argument("--case", action="append", dest="cases", help="overrides of one case; the first is the unit")
     parser.add_argument("--batch", type=int, default=2)
     parser.add_argument("--height", type=int, default=256)

@@ -1,15 +1,16 @@
 """Train torchvision's own detector with its own FPN under exactly our conditions, for a fair comparison.
 
-    python -m benchmarks.compare_torchvision detector=fcos data=coco data.root=FOLDER neck.channels=128
+    python -m benchmarks.compare_torchvision detector=fcos data=coco data.root=FOLDER neck.out_channels=128
 
 Takes the arguments of train.py. Data, augmentation, image size, optimiser, schedule, seed, evaluation and backbone are
 those of the composed configuration; detector=fcos|retina|faster_rcnn picks torchvision's FCOS, RetinaNet or FasterRCNN
-with torchvision's FeaturePyramidNetwork of `neck.channels` channels. Solver and csc are not used.
+with torchvision's FeaturePyramidNetwork of `neck.out_channels` channels. Solver and csc are not used.
 """
 
 from __future__ import annotations
 
 from collections import OrderedDict
+from typing import Any
 
 from hydra.utils import instantiate
 from omegaconf import DictConfig
@@ -26,7 +27,7 @@ from ifpn.errors import ConfigError
 class BackboneWithFPN(nn.Module):
     """Our backbone, torchvision's FPN on the levels that torchvision's own builder would use."""
 
-    def __init__(self, backbone: nn.Module, levels: list[str], channels: int, two_stage: bool) -> None:
+    def __init__(self, backbone: Any, levels: list[str], channels: int, two_stage: bool) -> None:
         super().__init__()
         self.backbone, self.levels, self.out_channels = backbone, levels, channels
         extra = LastLevelMaxPool() if two_stage else LastLevelP6P7(channels, channels)
@@ -59,10 +60,10 @@ def build_peer(cfg: DictConfig, num_classes: int) -> nn.Module:
         raise ConfigError(f"torchvision has no {name}: choose detector=fcos, retina or faster_rcnn.")
     backbone, two_stage = instantiate(cfg.backbone), name == "FasterRCNN"
     levels = ["c2", "c3", "c4", "c5"] if two_stage else ["c3", "c4", "c5"]
-    body = BackboneWithFPN(backbone, levels, cfg.neck.channels, two_stage)
+    body = BackboneWithFPN(backbone, levels, cfg.neck.out_channels, two_stage)
     shared = {
-        "min_size": tuple(cfg.schedule.min_size),
-        "max_size": cfg.schedule.max_size,
+        "min_size": tuple(cfg.image.min_size),
+        "max_size": cfg.image.max_size,
         "image_mean": list(backbone.image_mean),
         "image_std": list(backbone.image_std),
     }

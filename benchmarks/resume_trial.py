@@ -2,7 +2,7 @@
 
 python -m benchmarks.resume_trial                                   # 20 kills x {0, 2} workers x {1, 2} processes
 python -m benchmarks.resume_trial --kills 5 --workers 0 --ranks 1   # a part of it
-python -m benchmarks.resume_trial --folder runs/trial -- detector=retina neck.channels=64
+python -m benchmarks.resume_trial --folder runs/trial -- detector=retina neck.out_channels=64
 
 Every life is `python train.py …`, killed with SIGKILL (all its processes at one stroke) between the start of the
 training and its end, then the same command with `ckpt=last`. Compared are the SHA-256 of the final weights, optimiser
@@ -32,7 +32,7 @@ from typing import Any
 
 import torch
 
-from ifpn.runs.checkpoint import newest_valid, read_checkpoint
+from ifpn.runs.checkpoint import latest_readable, read_checkpoint
 
 ROOT = Path(__file__).resolve().parents[1]
 FORK = multiprocessing.get_context("fork")
@@ -41,13 +41,13 @@ SETTINGS = (
     "data.generate.num_val=2",
     "backbone.weights=none",
     "backbone.frozen_stages=5",
-    "neck.channels=16",
+    "neck.out_channels=16",
     "neck.dropout=0.1",
     "detector.head.num_convs=1",
     "solver.train_evals=4",
     "solver.backward.max_vjps=3",
-    "schedule.min_size=[32,64]",
-    "schedule.max_size=96",
+    "image.min_size=[32,64]",
+    "image.max_size=96",
     "schedule.max_epochs=2",
     "callbacks.last.every_n_steps=2",
     "trainer.log_every_n_steps=1",
@@ -65,7 +65,7 @@ class Setting:
 
     def overrides(self) -> list[str]:
         devices = ["trainer=ddp", f"trainer.devices={self.ranks}"] if self.ranks > 1 else []
-        return [f"data.workers={self.workers}", *devices, f"schedule.batch_size={2 // self.ranks}"]
+        return [f"data.workers={self.workers}", *devices, f"data.batch_size={2 // self.ranks}"]
 
 
 class Life:
@@ -156,7 +156,7 @@ def kill_once(folder: Path, overrides: list[str], ranks: int, seconds: float, dr
         life.finish()  # too late: another moment is drawn
     life.kill()
     checkpoints = list(folder.glob("*.ckpt"))
-    return int(read_checkpoint(newest_valid(folder))["global_step"]) if checkpoints else 0
+    return int(read_checkpoint(latest_readable(folder))["global_step"]) if checkpoints else 0
 
 
 def trial(setting: Setting, kills: int, folder: Path, more: list[str], draw: random.Random) -> tuple[str, bool]:

@@ -3,7 +3,7 @@
 from ifpn import ImplicitFPN        # a neck: drops into torchvision's detectors in place of FeaturePyramidNetwork
 from ifpn.solvers import fixed_point  # z* = f(z*), differentiable, for any f
 detector = ifpn.load("best.ckpt")   # a trained detector
-detector("photo.jpg")               # {"boxes", "scores", "labels"}
+found = detector("photo.jpg")       # found.boxes, .scores, .labels, .names, .draw()
 """
 
 from __future__ import annotations

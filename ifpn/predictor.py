@@ -2,25 +2,49 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from io import BytesIO
 from pathlib import Path
-from typing import Any
+from typing import Any, overload
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor, nn
 
-from ifpn.config.build import rebuild_detector
 from ifpn.data import decode_image
-from ifpn.errors import ConfigError
-from ifpn.runs.checkpoint import read_checkpoint
-from ifpn.runs.export import read_export
+from ifpn.detections import Detections, SolverFacts
+from ifpn.errors import ConfigError, UserError
+from ifpn.necks import EquilibriumNeck, Stream
+from ifpn.runs.restore import read_trained, restore_detector
+
+OneImage = str | os.PathLike[str] | bytes | Image.Image | NDArray[np.uint8] | Tensor
+ALLOWED = (
+    "a path, bytes of an image file, a Pillow image, a uint8 array (H, W, 3), "
+    "or a tensor (3, H, W), uint8 or floating point in 0..1"
+)
+
+
+class ImageError(UserError):
+    """An image of a shape, type or range that a detector does not take."""
 
 
 class Predictor:
     """A detector in evaluation mode with the names of its classes.
 
-    detector: torchvision's contract. class_names, category_ids: by label 0..K-1. config: what it was trained with.
+    Args:
+        detector: torchvision's contract: a list of images (3, H, W) in 0..1 to a list of `boxes`, `scores`, `labels`.
+        class_names, category_ids: by label 0..K-1.
+        config: what it was trained with.
+        device: where it computes.
+        score_threshold: detections below are left out; a call may ask for another.
+        size: shorter side in pixels that images are resized to; None: as trained.
+
+    Attributes:
+        detector, class_names, category_ids, config, device, score_threshold, size: as given.
     """
 
     def __init__(
@@ -30,66 +54,213 @@ class Predictor:
         category_ids: Sequence[int],
         config: dict[str, Any],
         device: torch.device,
+        score_threshold: float = 0.0,
+        size: int | None = None,
     ) -> None:
         self.detector = detector.to(device).eval()
         self.class_names = list(class_names)
         self.category_ids = list(category_ids)
         self.config = config
         self.device = device
+        self.score_threshold = _checked_threshold(score_threshold)
+        self.size = _checked_size(size)
 
+    @overload
+    def __call__(
+        self, images: OneImage, *, score_threshold: float | None = ..., size: int | None = ..., bgr: bool = ...
+    ) -> Detections: ...
+    @overload
+    def __call__(
+        self,
+        images: list[OneImage] | tuple[OneImage, ...],
+        *,
+        score_threshold: float | None = ...,
+        size: int | None = ...,
+        bgr: bool = ...,
+    ) -> list[Detections]: ...
     @torch.no_grad()
-    def __call__(self, image: str | Path | Image.Image | Tensor) -> dict[str, Tensor]:
-        """Boxes of one image, highest score first.
+    def __call__(
+        self,
+        images: OneImage | list[OneImage] | tuple[OneImage, ...],
+        *,
+        score_threshold: float | None = None,
+        size: int | None = None,
+        bgr: bool = False,
+    ) -> Detections | list[Detections]:
+        """Boxes of one image, or of each of a list of images, which go through the detector as one batch.
 
         Args:
-            image: a file, a Pillow image, or a tensor (3, H, W), uint8 or float in 0..1.
+            images: a path, the bytes of an image file, a Pillow image, a numpy array (H, W, 3) uint8 in RGB, a tensor
+                (3, H, W), uint8 or floating point in 0..1, or a list or tuple of any of these.
+            score_threshold: detections below are left out; None: the predictor's.
+            size: shorter side in pixels that images are resized to; None: the predictor's.
+            bgr: arrays have their channels in the order of OpenCV.
 
         Returns:
-            boxes (M, 4) xyxy float32 in pixels of the image, scores (M,), labels (M,) int64, on the CPU.
+            `Detections`, or a list of them, best score first.
 
         Raises:
-            ValueError: the file cannot be decoded, or the tensor has another shape or type.
+            ImageError: another shape or type, or values outside 0..1; the message says what is allowed.
+            BadImage: a file that cannot be decoded.
         """
-        detections: dict[str, Tensor] = self.detector([self._prepare(image).to(self.device)])[0]
-        return {name: value.cpu() for name, value in detections.items()}
+        several = isinstance(images, list | tuple)
+        given: Sequence[Any] = images if several else [images]  # type: ignore[assignment]
+        tensors = [to_tensor(image, bgr=bgr) for image in given]
+        if not tensors:
+            return []
+        threshold = self.score_threshold if score_threshold is None else _checked_threshold(score_threshold)
+        with self._at_size(self.size if size is None else _checked_size(size)):
+            found = self.detector([unit_range(image).to(self.device) for image in tensors])
+        solved = self._solver_facts(len(tensors))
+        results = [
+            self._result(detection, image, facts, origin, threshold)
+            for detection, image, facts, origin in zip(found, tensors, solved, given, strict=True)
+        ]
+        return results if several else results[0]
 
-    def _prepare(self, image: str | Path | Image.Image | Tensor) -> Tensor:
-        if isinstance(image, str | Path | Image.Image):
-            image = decode_image(image)
-        if image.ndim != 3 or image.shape[0] != 3:
-            raise ValueError(f"an image of shape {tuple(image.shape)}: expected (3, H, W), RGB.")
-        if image.dtype == torch.uint8:
-            return image.float() / 255
-        if image.is_floating_point():
-            return image.float()
-        raise ValueError(f"an image of {image.dtype}: expected uint8, or floating point in 0..1.")
+    def stream(self) -> Stream:
+        """Frames of a video, each of which starts its solve from the frame before; see `ifpn.necks.Stream`.
+
+        with predictor.stream() as stream:
+            for frame in frames:
+                detections = stream(frame)  # .solver.evals: evaluations that this frame needed
+        """
+        return Stream(self.detector, self)
+
+    def _result(
+        self, found: Mapping[str, Tensor], image: Tensor, facts: SolverFacts | None, origin: Any, threshold: float
+    ) -> Detections:
+        boxes, scores, labels = (found[name].cpu() for name in ("boxes", "scores", "labels"))
+        pixels = image if image.dtype == torch.uint8 else (image.float() * 255).round().to(torch.uint8)
+        source = Path(origin) if isinstance(origin, str | os.PathLike) else None
+        classes = self.class_names, self.category_ids
+        result = Detections(boxes, scores, labels, *classes, pixels.cpu(), facts, source)
+        kept: Detections = result[scores >= threshold]
+        return kept
+
+    def _solver_facts(self, count: int) -> Sequence[SolverFacts | None]:
+        for part in self.detector.modules():
+            if isinstance(part, EquilibriumNeck) and part.stats and len(part.stats.forward.residual) == count:
+                residuals = part.stats.forward.residual.detach().float().cpu().tolist()
+                return [SolverFacts(*facts) for facts in zip(residuals, part.evals().tolist(), strict=True)]
+        return [None] * count
+
+    @contextmanager
+    def _at_size(self, size: int | None) -> Iterator[None]:
+        """Resize images to another shorter side; the longest side allowed grows in proportion."""
+        transform = getattr(self.detector, "transform", None)
+        if size is None or transform is None:
+            yield
+            return
+        before = transform.min_size, transform.max_size
+        transform.min_size, transform.max_size = (size,), max(size, round(before[1] * size / max(before[0])))
+        try:
+            yield
+        finally:
+            transform.min_size, transform.max_size = before
 
 
-def load(path: str | Path, device: str | torch.device = "auto") -> Predictor:
+def to_tensor(image: OneImage, *, bgr: bool = False) -> Tensor:
+    """An image of any accepted kind as a tensor (3, H, W), uint8 or floating point in 0..1.
+
+    Raises:
+        ImageError: another kind, shape, type or range.
+        BadImage: a file that cannot be decoded.
+    """
+    if isinstance(image, bytes | bytearray | memoryview):
+        with BytesIO(image) as buffer:
+            try:
+                return decode_image(Image.open(buffer))
+            except OSError as error:
+                raise ImageError(f"{len(image)} bytes that are no image file: must be {ALLOWED}.") from error
+    if isinstance(image, str | os.PathLike):
+        return decode_image(Path(image))
+    if isinstance(image, Image.Image):
+        return decode_image(image)
+    if isinstance(image, np.ndarray):
+        return _from_array(image, bgr)
+    if isinstance(image, Tensor):
+        return _checked_tensor(image)
+    raise ImageError(f"an image of type {type(image).__name__}: must be {ALLOWED}.")
+
+
+def _from_array(image: NDArray[Any], bgr: bool) -> Tensor:
+    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or 0 in image.shape:
+        hint = " Move the channels to the end: x.transpose(1, 2, 0)." if image.ndim == 3 and image.shape[0] == 3 else ""
+        raise ImageError(f"an array of {image.dtype} and shape {image.shape}: must be uint8 (H, W, 3), RGB.{hint}")
+    ordered = image[:, :, ::-1] if bgr else image
+    return torch.from_numpy(np.ascontiguousarray(ordered.transpose(2, 0, 1)))
+
+
+def _checked_tensor(image: Tensor) -> Tensor:
+    if image.ndim != 3 or image.shape[0] != 3 or 0 in image.shape:
+        hint = " Give several images as a list: list(x)." if image.ndim == 4 else ""
+        raise ImageError(f"a tensor of shape {tuple(image.shape)}: must be (3, H, W), RGB.{hint}")
+    if image.dtype == torch.uint8:
+        return image
+    if not image.is_floating_point():
+        raise ImageError(f"a tensor of {image.dtype}: must be uint8, or floating point in 0..1.")
+    low, high = float(image.min()), float(image.max())
+    if not (low >= 0 and high <= 1):  # NaN fails both
+        raise ImageError(
+            f"a tensor of {image.dtype} with values from {low:g} to {high:g}: must be in 0..1. "
+            "Divide by 255, or convert to uint8."
+        )
+    return image.float()
+
+
+def unit_range(image: Tensor) -> Tensor:
+    """uint8 to 0..1; floating point as it is."""
+    return image.float() / 255 if image.dtype == torch.uint8 else image
+
+
+def _checked_threshold(value: float) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 1:
+        raise ConfigError(f"score_threshold={value}: must be a number from 0 to 1.")
+    return float(value)
+
+
+def _checked_size(value: int | None) -> int | None:
+    if value is not None and (isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= 10_000):
+        raise ConfigError(f"size={value}: must be a whole number of pixels from 1 to 10000, or None.")
+    return value
+
+
+def load(
+    path: str | Path,
+    device: str | torch.device = "auto",
+    *,
+    score_threshold: float | None = None,
+    size: int | None = None,
+) -> Predictor:
     """Load a checkpoint that a run wrote, ready to predict. Loading never executes code from the file.
 
     Args:
         path: a .ckpt file, or the folder `export` of a run (or its model.safetensors).
         device: `auto` takes a GPU if there is one.
+        score_threshold: detections below are left out. None: the score at which the last validation had the highest
+            F1, if the file knows it, else 0.
+        size: shorter side in pixels that images are resized to; None: as trained.
 
     Raises:
         ConfigError: missing, damaged, or foreign file.
     """
-    # A folder or .safetensors file was exported at the end of a run; anything else must be a checkpoint.
-    exported = Path(path).is_dir() or Path(path).suffix == ".safetensors"
-    checkpoint = read_export(Path(path)) if exported else read_checkpoint(path)
-    facts = checkpoint["ifpn"]
-    detector = rebuild_detector(facts["config"], len(facts["class_names"]))
-    prefix = "detector."
-    weights = {k.removeprefix(prefix): v for k, v in checkpoint["state_dict"].items() if k.startswith(prefix)}
-    try:
-        detector.load_state_dict(weights)
-    except RuntimeError as error:
-        raise ConfigError(f"ckpt={path} does not fit the detector its configuration describes: {error}") from error
-    return Predictor(detector, facts["class_names"], facts["category_ids"], facts["config"], pick_device(device))
+    checkpoint = read_trained(path)
+    metadata, detector = checkpoint["ifpn"], restore_detector(checkpoint, path)
+    threshold = (metadata.get("score_threshold") or 0.0) if score_threshold is None else score_threshold
+    names, ids, config = metadata["class_names"], metadata["category_ids"], metadata["config"]
+    return Predictor(detector, names, ids, config, pick_device(device), threshold, size)
 
 
 def pick_device(device: str | torch.device) -> torch.device:
-    if device != "auto":
+    """`auto` is a GPU if there is one.
+
+    Raises:
+        ConfigError: a device that torch does not know.
+    """
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
         return torch.device(device)
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    except RuntimeError as error:
+        raise ConfigError(f"device={device}: must be auto, cpu, cuda or cuda:N.") from error

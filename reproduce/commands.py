@@ -20,6 +20,10 @@ python report.py figure5 ckpt_a=… ckpt_b=… source=PHOTOS
     levels=P5,P6,P7 images=4 field_images=8 out=figures
 python report.py evaluations ckpt=…         AP and residual against evaluations of G at test time
     evals=1,2,3,5,7,10,15,20,30 images=all root=FOLDER (as trained) out=figures
+python report.py starts ckpt=A,B,…          AP with 1 to 64 plain applications of G from three starts; the prediction
+    applications=1,2,3,5,8,16,32,64 images=all root=FOLDER (as trained) out=figures
+python report.py wires RUNS                 experiment=wires: accuracy against the length of the wires; the prediction
+    applications=1,2,4,8,16,32,64 out=RUNS/figures
 python report.py gradient ckpt=… source=PHOTO   implicit gradient against the exact one, per backward and products
     vjps=1,2,3,5,7,10,15 out=figures
 python report.py spectrum run=RUN           spectral radius and residual over training
@@ -123,6 +127,66 @@ def evaluations(arguments: Sequence[str]) -> None:
     print(f"In {out}: evaluations.png, evaluations.json")
 
 
+def starts(arguments: Sequence[str]) -> None:
+    """starts.png and starts.json."""
+    from ifpn.predictor import load
+    from reproduce.inspect_checkpoint import describe_solver
+    from reproduce.starts import ap_from_starts, draw_starts, verdict
+
+    defaults = {"ckpt": None, "applications": "1,2,3,5,8,16,32,64", "images": "all", "root": "as trained"}
+    settings = read_settings(arguments, {**defaults, "out": "figures"}, "starts")
+    numbers, out = whole_numbers(settings, "applications", 1, 1000), Path(settings["out"])
+    images = None if settings["images"] == "all" else whole_number(settings, "images", 2, MANY)
+    measured = []
+    for ckpt in settings["ckpt"].split(","):
+        predictor = load(ckpt)
+        data = _data(predictor.config["data"], None if settings["root"] == "as trained" else settings["root"])
+        found = ap_from_starts(predictor, data, numbers, images)
+        lines, name = verdict(predictor, found), describe_solver(predictor)
+        print(f"{name} ({ckpt})")
+        for one in found:
+            print(f"  from {one.start:12}" + "  ".join(f"{n}: {value:.3f}" for n, value in one.ap.items()))
+        for line in lines:
+            print(f"  {line}")
+        measured.append((ckpt, name, found, lines))
+    draw_starts([(name, found) for _, name, found, _ in measured], out / "starts.png")
+    _write(
+        out / "starts.json",
+        [
+            {"ckpt": ckpt, "name": name, "starts": [vars(one) for one in found], "verdict": lines}
+            for ckpt, name, found, lines in measured
+        ],
+    )
+    print(f"In {out}: starts.png, starts.json")
+
+
+def wires(arguments: Sequence[str]) -> None:
+    """wires.png and wires.json."""
+    from ifpn.predictor import load
+    from reproduce.wires import PREDICTION, draw_wires, longest_in_training, verdict, wire_accuracy
+
+    folder = Path(arguments[0] if arguments else "runs/wires").expanduser()
+    settings = read_settings(
+        arguments[1:], {"applications": "1,2,4,8,16,32,64", "out": str(folder / "figures")}, "wires RUNS"
+    )
+    numbers, out = whole_numbers(settings, "applications", 1, 1000), Path(settings["out"])
+    checkpoints = sorted(folder.glob("**/best.ckpt"))
+    if not checkpoints:
+        raise ConfigError(f"{folder} holds no best.ckpt: give the folder of python train.py experiment=wires.")
+    networks, longest = [], 0.0
+    for path in checkpoints:
+        predictor = load(path)
+        longest = longest_in_training(predictor)
+        networks.append(wire_accuracy(predictor, _data(predictor.config["data"], None), numbers))
+        print(f"{path}: {networks[-1].name}")
+    lines = [*PREDICTION, *verdict(networks, longest)]
+    print(*lines, sep="\n")
+    top = max(max(one.distances) for one in networks)
+    draw_wires(networks, [28 + i * (top + 1 - 28) / 8 for i in range(9)], longest, out / "wires.png")
+    _write(out / "wires.json", {"networks": [vars(one) for one in networks], "verdict": lines})
+    print(f"In {out}: wires.png, wires.json")
+
+
 def gradient(arguments: Sequence[str]) -> None:
     """gradient.png and gradient.json."""
     from ifpn.predictor import load
@@ -199,6 +263,8 @@ def _write(path: Path, content: object) -> None:
 COMMANDS: dict[str, Callable[[Sequence[str]], None]] = {
     "figure5": figure5,
     "evaluations": evaluations,
+    "starts": starts,
+    "wires": wires,
     "gradient": gradient,
     "spectrum": spectrum,
 }

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from ifpn.necks.equilibrium import EquilibriumNeck
+from ifpn.necks.implicit import EquilibriumNeck
 from ifpn.necks.neck import Neck
 from ifpn.solvers import Unroll
 

@@ -9,9 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ifpn.cli.evaluate import match_classes
 from ifpn.data import DetectionData
-from ifpn.evaluation import CocoEvaluator
+from ifpn.evaluation import CocoEvaluator, match_classes
 from ifpn.predictor import Predictor
 from ifpn.solvers import (
     GMRES,

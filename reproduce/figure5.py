@@ -21,6 +21,7 @@ from reproduce.receptive import Field
 
 Array = NDArray[np.float64]
 _SHADE = "magma"  # even in brightness: readable in print and without colour vision
+_FEW_CELLS = 12
 _DECADES = 3  # of a receptive field that are told apart
 
 
@@ -40,8 +41,9 @@ def level_maps(predictor: Predictor, image: Tensor, levels: Sequence[str]) -> Ma
     """How strongly each cell of the given levels responds to what is in the image.
 
     The norm over the channels of P(image) - P(blank), where blank is an even image of the image's mean colour: what
-    the border and the biases make of any image is not shown. Less its lowest value and divided by its highest,
-    without the padding, enlarged to the image bilinearly. The paper does not say how its maps were made.
+    the border and the biases make of any image is not shown. Less its lowest value and divided by its highest, without
+    the padding, enlarged to the image, bilinearly where it has twelve cells or more on each side. The paper does not
+    say how its maps were made.
     """
     batch, size = network_input(predictor, image)
     blank, _ = network_input(predictor, image.float().mean(dim=(1, 2), keepdim=True).expand_as(image))
@@ -64,7 +66,9 @@ def _enlarged(strength: Tensor, cells: tuple[int, int], padded: tuple[int, int],
     inside = strength[..., : cells[0], : cells[1]]
     low, high = inside.min(), inside.max()
     shade = (strength - low) / (high - low).clamp_min(torch.finfo(torch.float64).tiny)
-    large = F.interpolate(shade, padded, mode="bilinear", align_corners=False)
+    # Few cells are shown as cells: smoothed, they would pretend to a resolution that they do not have.
+    mode = "nearest-exact" if min(cells) < _FEW_CELLS else "bilinear"
+    large = F.interpolate(shade, padded, mode=mode)
     shown: Array = large[0, 0, : size[0], : size[1]].clamp(0, 1).cpu().numpy()
     return shown
 

@@ -15,7 +15,7 @@ from ifpn.data import ImageFolder
 from ifpn.detectors.body import BackboneWithNeck
 from ifpn.errors import ConfigError
 from ifpn.predictor import Predictor
-from ifpn.solvers import Equilibrium, Stats
+from ifpn.solvers import Equilibrium, Stats, Unroll
 
 Map = Callable[[Tensor], Tensor]
 # What the necks are called in pictures.
@@ -44,6 +44,15 @@ def neck_name(predictor: Predictor) -> str:
     """The neck in words, e.g. "i-FPN"."""
     name = type(body_of(predictor).neck).__name__
     return NAMES.get(name, name)
+
+
+def describe_solver(predictor: Predictor) -> str:
+    """The neck and how it iterates, in words: "i-FPN, 2 applications", "i-FPN, equilibrium"."""
+    solver = getattr(body_of(predictor).neck, "solver", None)
+    if solver is None:
+        return neck_name(predictor)
+    how = f"{solver.steps} applications" if isinstance(solver, Unroll) else "equilibrium"
+    return f"{neck_name(predictor)}, {how}"
 
 
 def level_names(predictor: Predictor) -> list[str]:

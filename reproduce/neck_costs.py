@@ -12,7 +12,7 @@ from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
 from ifpn.config.paths import CONF
-from ifpn.necks.equilibrium import EquilibriumNeck
+from ifpn.necks.implicit import EquilibriumNeck
 from ifpn.necks.neck import Neck
 from ifpn.necks.none import NoFPN
 from reproduce.block_costs import REFERENCE_CHANNELS, REFERENCE_IMAGE, RESNET50, rows
@@ -64,11 +64,10 @@ def _print_table(height: int, width: int, channels: int) -> None:
 def _print_neck(options: argparse.Namespace) -> None:
     config = OmegaConf.create(
         {group: OmegaConf.load(CONF / group / f"{name}.yaml") for group, name in _groups(options).items()}
-        | {"stabilise": False}  # as train.yaml without a schedule
+        | {"stabilise": False}  # as in the paper's recipes
     )
     config.merge_with_dotlist(options.overrides)
-    channels = options.channels or config.neck.pop("channels")
-    config.neck.pop("channels", None)
+    channels = options.channels or config.neck.out_channels
     make: Any = instantiate(config.neck)
     sizes = level_sizes(options.height, options.width, tuple(options.strides))
     built: list[Neck] = []

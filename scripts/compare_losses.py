@@ -34,7 +34,7 @@ def conditions(folder: Path) -> dict[str, object]:
         result: dict[str, Any] = json.loads(file.read_text())
         config = migrate(result["config"])
         leaves = comparable(config)
-        kept = {k: v for k, v in leaves.items() if k.startswith(("detector.", "schedule.", "data."))}
+        kept = {k: v for k, v in leaves.items() if k.startswith(("detector.", "schedule.", "image.", "data."))}
         root = config["data"].get("root")
         return {"seed": result["seed"], "batch": result["batch"], "data.root": root and Path(root).name, **kept}
     except (OSError, ValueError, KeyError) as error:

@@ -18,7 +18,7 @@ from pathlib import Path
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from ifpn.data import Policy, load_annotations
+from ifpn.data import DefectPolicy, load_annotations
 from ifpn.evaluation import SUMMARY_NAMES, CocoEvaluator, read_predictions
 from ifpn.evaluation.engines import Engine
 
@@ -41,7 +41,7 @@ def by_pycocotools(annotations: Path, predictions: Path) -> list[float]:
 
 def by_ifpn(annotations: Path, predictions: Path, engine: Engine) -> list[float]:
     """The 12 numbers by ifpn."""
-    found = load_annotations(annotations, policy=Policy())
+    found = load_annotations(annotations, policy=DefectPolicy())
     evaluator = CocoEvaluator(found.to_coco(), found.categories.ids, engine)
     evaluator.update_records(read_predictions(predictions, evaluator))
     summary = evaluator.compute().summary

@@ -26,9 +26,11 @@ MAY = {  # a room, and the rooms it may import
     "config": "backbones detectors",
     "runs": "config",
     "training": "config data evaluation necks plots runs solvers",
-    "predictor": "config data runs solvers",
-    "cli": "config data evaluation plots predictor runs solvers training",
+    "detections": "plots",
+    "predictor": "config data detections necks runs",
+    "cli": "config data detections evaluation plots predictor runs solvers training",
     "__init__": "necks predictor solvers",
+    "__main__": "cli",
     "reports": "",
 }
 FILES = sorted((ROOT / "ifpn").rglob("*.py"))

@@ -8,7 +8,7 @@ import pytest
 import torch
 from hydra import compose, initialize_config_dir
 
-from ifpn.cli.quoting import with_plain_paths
+from ifpn.cli.quoting import quote_paths
 from ifpn.config.paths import CONF
 from tests.conftest import ROOT
 
@@ -30,13 +30,13 @@ COMMANDS = [line.split("#")[0].split()[2:] for line in README.splitlines() if li
 
 @pytest.mark.parametrize("arguments", COMMANDS, ids=" ".join)
 def test_the_training_commands_compose(arguments: list[str]) -> None:
-    overrides = with_plain_paths([re.sub(r"=([^,]+),.*", r"=\1", a) for a in arguments if a != "-m"])
+    overrides = quote_paths([re.sub(r"=([^,]+),.*", r"=\1", a) for a in arguments if a != "-m"])
     with initialize_config_dir(str(CONF), version_base="1.3"):
         assert compose("train", overrides=overrides).seed == 0
 
 
 def test_every_relative_link_leads_somewhere() -> None:
-    pages = [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]
+    pages = [ROOT / "README.md"]  # test_docs.py has the others
     for page in pages:
         for target in re.findall(r"\]\(([^)#\s]+)\)", page.read_text()):
             if "://" not in target:

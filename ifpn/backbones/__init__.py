@@ -20,6 +20,7 @@ from ifpn.backbones.resnet import (
     resnext101_64x4d,
     resnext152_32x8d,
 )
+from ifpn.backbones.stem import Stem
 from ifpn.backbones.timm_features import TimmBackbone
 from ifpn.errors import WeightsError
 from ifpn.layers.deform import ModulatedDeformConv2d
@@ -29,6 +30,7 @@ __all__ = [
     "FrozenBatchNorm2d",
     "ModulatedDeformConv2d",
     "ResNet",
+    "Stem",
     "TimmBackbone",
     "WeightsError",
     "efficientnet_lite0",

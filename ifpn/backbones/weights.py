@@ -131,7 +131,15 @@ def fill_checked(
     """Copy `state` into `module`; every name and shape must match, but for the stated exceptions."""
     state = {key: value for key, value in state.items() if not key.startswith(unused) and not key.endswith(_COUNTER)}
     expected = {key: value for key, value in module.state_dict().items() if not key.endswith(_COUNTER)}
-    missing = [key for key in expected if key not in state and not key.endswith(may_start_fresh)]
+    problems = misfit(expected, state, may_be_missing=may_start_fresh)
+    if problems:
+        raise WeightsError(f"{source} does not fit {name}: {problems}")
+    module.load_state_dict({**module.state_dict(), **state}, strict=True)
+
+
+def misfit(expected: Mapping[str, Tensor], state: Mapping[str, Tensor], *, may_be_missing: tuple[str, ...] = ()) -> str:
+    """What keeps `state` from filling `expected`, with three examples of each kind; empty if nothing does."""
+    missing = [key for key in expected if key not in state and not key.endswith(may_be_missing)]
     unexpected = [key for key in state if key not in expected]
     shapes = [
         f"{key} {tuple(state[key].shape)} instead of {tuple(value.shape)}"
@@ -143,9 +151,7 @@ def fill_checked(
         for kind, keys in (("missing", missing), ("unexpected", unexpected), ("of another shape", shapes))
         if keys
     ]
-    if problems:
-        raise WeightsError(f"{source} does not fit {name}: of {len(expected)} expected tensors, {'; '.join(problems)}")
-    module.load_state_dict({**module.state_dict(), **state}, strict=True)
+    return f"of {len(expected)} expected tensors, {'; '.join(problems)}" if problems else ""
 
 
 def download(fetch: Callable[[], Mapping[str, Tensor]], *, name: str, url: str) -> State:

@@ -2,32 +2,31 @@
 
 from __future__ import annotations
 
-import difflib
 import os
 import shutil
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import hydra
 import hydra._internal.hydra
 from hydra._internal.callbacks import Callbacks
 from hydra.core.hydra_config import HydraConfig
-from hydra.errors import HydraException, InstantiationException, MissingConfigException
+from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from ifpn.cli.quoting import with_plain_paths
-from ifpn.config.migration import new_key
+from ifpn.cli.messages import format_error
+from ifpn.cli.quoting import expand_seeds, quote_paths
 from ifpn.config.paths import CONF
-from ifpn.errors import NO_ROOM, ConfigError, UserError
+from ifpn.errors import ConfigError, UserError
 
 # For developers: tracebacks instead of sentences.
 TRACEBACK_SWITCH = "IFPN_TRACEBACK"
-# Told in a sentence; anything else is a defect of ours and shows where it happened.
-TOLD = (HydraException, OmegaConfBaseException, UserError, OSError)
+# Reported as a message with exit status 2. Everything else is a bug and keeps its traceback.
+USER_ERRORS = (HydraException, OmegaConfBaseException, UserError, OSError)
 
 
 def command(config_name: str) -> Callable[[Callable[[DictConfig], None]], Callable[[], None]]:
@@ -42,7 +41,7 @@ def command(config_name: str) -> Callable[[Callable[[DictConfig], None]], Callab
         def composed(cfg: DictConfig) -> None:
             try:
                 main(checked(cfg, list(HydraConfig.get().overrides.task)))
-            except TOLD as error:
+            except USER_ERRORS as error:
                 if HydraConfig.get().mode != RunMode.RUN:  # the sweep wants to know
                     raise
                 # Not through Hydra, which would write a line of its own before ours.
@@ -55,20 +54,44 @@ def command(config_name: str) -> Callable[[Callable[[DictConfig], None]], Callab
             # Hydra then lets its exceptions through, so that they can be told in our words.
             os.environ["HYDRA_FULL_ERROR"] = "1"
             setattr(hydra._internal.hydra, "Callbacks", CheckedCallbacks)  # noqa: B010  # not exported, so mypy cannot know it
-            try:
-                sys.argv[1:] = with_plain_paths(with_jobs(sys.argv[1:]))
+            with reporting_user_errors():
+                sys.argv[1:] = quote_paths(expand_seeds(expand_jobs_flag(sys.argv[1:])))
                 composed()
                 if failed:
                     raise failed[0]
-            except TOLD as error:
-                if os.environ.get(TRACEBACK_SWITCH) == "1":
-                    raise
-                print(f"error: {sentence(error)}", file=sys.stderr)
-                sys.exit(2)
 
         return run
 
     return decorate
+
+
+@contextmanager
+def reporting_user_errors() -> Iterator[None]:
+    """Print what a user can mend as one paragraph on stderr and exit with status 2; let everything else through."""
+    try:
+        yield
+    except USER_ERRORS as error:
+        if os.environ.get(TRACEBACK_SWITCH) == "1":
+            raise
+        print(f"error: {format_error(error, sys.argv[1:])}", file=sys.stderr)
+        sys.exit(2)
+
+
+def list_groups(config_name: str) -> str:
+    """Name the groups that `conf/<config_name>.yaml` accepts, with their options, one group a line.
+
+    Hydra's own `$APP_CONFIG_GROUPS` names those of every command.
+    """
+    found: dict[str, list[str]] = {}
+    for entry in OmegaConf.load(CONF / f"{config_name}.yaml").defaults:
+        group = next(iter(entry)) if OmegaConf.is_dict(entry) else ""
+        for path in (CONF / group).rglob("*.yaml") if group and "hydra" not in group else ():
+            found.setdefault(str(path.parent.relative_to(CONF)), []).append(path.stem)
+    return "\n".join(f"{group}: {', '.join(sorted(found[group]))}" for group in sorted(found))
+
+
+# ${groups:train} in a help text
+OmegaConf.register_new_resolver("groups", list_groups, replace=True)
 
 
 def remove_unused_folder() -> None:
@@ -84,6 +107,7 @@ def remove_unused_folder() -> None:
 def checked(cfg: DictConfig, overrides: list[str]) -> DictConfig:
     """Resolve the configuration and refuse what cannot work, before anything is built."""
     from ifpn.config.allowlist import check_targets
+    from ifpn.config.extras import check_extras
     from ifpn.config.rules import check_rules
 
     # In a sweep every job has its own folder, which only Hydra knows.
@@ -93,6 +117,7 @@ def checked(cfg: DictConfig, overrides: list[str]) -> DictConfig:
     resolved = OmegaConf.create(container)
     assert isinstance(resolved, DictConfig)
     check_rules(resolved, overrides, choices())
+    check_extras(choices())
     check_targets(resolved)
     return resolved
 
@@ -112,7 +137,7 @@ class CheckedCallbacks(Callbacks):
         super().__init__(config)
 
 
-def with_jobs(arguments: list[str]) -> list[str]:
+def expand_jobs_flag(arguments: list[str]) -> list[str]:
     """`-j 2` (or `-j2`) becomes `hydra.launcher.jobs=2`, and `-m` goes to the front, where Hydra wants it.
 
     Raises:
@@ -136,53 +161,10 @@ def with_jobs(arguments: list[str]) -> list[str]:
 
 
 def choices() -> dict[str, str | None]:
-    """Which option of each group was chosen: {"neck": "implicit", ...}."""
-    return dict(HydraConfig.get().runtime.choices)
+    """Which option of each group was chosen: {"neck": "implicit", ...}; nothing outside a command."""
+    return dict(HydraConfig.get().runtime.choices) if HydraConfig.initialized() else {}
 
 
-def sentence(error: BaseException) -> str:
-    """An error of Hydra, OmegaConf or ours in one short paragraph that names what is allowed."""
-    if isinstance(error, UserError):
-        return str(error)
-    if isinstance(error, MissingConfigException):  # an OSError too
-        return _missing_option(error)
-    if isinstance(error, OSError):
-        remedy = "free some space" if error.errno in NO_ROOM else "make it readable and writable, or name another place"
-        return f"{error.filename or 'a file of the run'}: {error.strerror or error}. What to do: {remedy}."
-    cause = error.__cause__ if isinstance(error.__cause__, OmegaConfBaseException) else error
-    if isinstance(cause, OmegaConfBaseException) and "is not in struct" in str(cause):
-        return _unknown_key(cause)
-    if isinstance(error, InstantiationException) and error.__cause__ is not None:
-        return f"{error.__cause__} (while building {_last_line(error)})"
-    return " ".join(str(error).split())
-
-
-def _missing_option(error: MissingConfigException) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    options = [line for line in (error.options or []) if line] if error.options else []
-    wanted = error.missing_cfg_file or ""
-    group, _, name = wanted.rpartition("/")
-    close = difflib.get_close_matches(name, options, n=1)
-    hint = f" Did you mean {group}={close[0]}?" if close else ""
-    if not options:
-        return " ".join(lines)
-    return f"{group}={name} does not exist. Allowed: {', '.join(sorted(options))}.{hint}"
-
-
-def _unknown_key(cause: OmegaConfBaseException) -> str:
-    full_key = str(getattr(cause, "full_key", "") or "")
-    moved = new_key(full_key)
-    if moved is not None:
-        return f"{full_key} is now {moved}."
-    parent_path, _, key = full_key.rpartition(".")
-    parent: Any = getattr(cause, "parent_node", None)
-    allowed = [str(k) for k in parent if not str(k).startswith("_")] if isinstance(parent, DictConfig) else []
-    close = difflib.get_close_matches(key, allowed, n=1)
-    hint = f" Did you mean {close[0]}?" if close else ""
-    where = f"'{parent_path}'" if parent_path else "the configuration"
-    return f"{full_key} does not exist. {where} has: {', '.join(allowed)}.{hint}"
-
-
-def _last_line(error: BaseException) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[-1].removeprefix("full_key: ") if lines else type(error).__name__
+def typed(group: str) -> bool:
+    """Whether the option of a group was chosen on the command line."""
+    return HydraConfig.initialized() and any(o.startswith(f"{group}=") for o in HydraConfig.get().overrides.task)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -13,13 +12,14 @@ from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 from rich.progress import track
 
-from ifpn.config.allowlist import check_targets
+from ifpn.config.stored import check_stored_data
 from ifpn.data import ClassMismatch, DetectionData
 from ifpn.errors import ConfigError
 from ifpn.evaluation import (
     CocoEvaluator,
     CocoResult,
     confusion_matrix,
+    match_classes,
     read_predictions,
     submission_name,
     write_predictions,
@@ -27,6 +27,8 @@ from ifpn.evaluation import (
 )
 from ifpn.plots.evaluation import draw_confusion, draw_precision_recall, draw_sizes
 from ifpn.predictor import Predictor, load
+from ifpn.runs.files import write_json
+from ifpn.runs.folder import SCORES
 from ifpn.solvers import Equilibrium
 
 
@@ -78,13 +80,13 @@ def _say_what_was_found(evaluator: CocoEvaluator, console: Console) -> None:
 def _report(
     result: CocoResult, evaluator: CocoEvaluator, class_names: Sequence[str], cfg: DictConfig, console: Console
 ) -> None:
-    """Print the tables; write result.json and the pictures."""
+    """Print the tables; write scores.json and the pictures."""
     out = Path(cfg.run_dir)
     for table in result.tables(class_names):
         console.print(table)
-    facts = {"summary": result.summary, "per_class": result.per_class, "per_size": result.per_size}
-    facts |= {"ckpt": cfg.ckpt, "predictions": cfg.predictions}
-    (out / "result.json").write_text(json.dumps(facts, indent=1) + "\n")
+    scores = {"summary": result.summary, "per_class": result.per_class, "per_size": result.per_size}
+    scores |= {"ckpt": cfg.ckpt, "predictions": cfg.predictions}
+    write_json(out / SCORES, scores)
     draw_precision_recall(result, out / "precision_recall.png")
     draw_sizes(result, out / "sizes.png")
     matrix = confusion_matrix(
@@ -99,11 +101,9 @@ def _report(
 def _asked_or_trained_on(cfg: DictConfig, predictor: Predictor) -> DictConfig:
     """The data set that was asked for, or else the one the checkpoint was trained on."""
     if cfg.get("data") is not None:
-        asked: DictConfig = cfg.data
-        return asked
-    node = OmegaConf.create({**predictor.config["data"], "batch_size": cfg.schedule.batch_size})
-    check_targets(node)
-    return node
+        return OmegaConf.create({**cfg.data, "batch_size": cfg.batch_size})
+    stored = check_stored_data(predictor.config.get("data"))
+    return OmegaConf.create({**stored, "batch_size": cfg.batch_size})
 
 
 def _data(node: DictConfig, predictor: Predictor | None) -> tuple[DetectionData, torch.Tensor]:
@@ -134,21 +134,6 @@ def _detect(
         found = predictor.detector([image.to(predictor.device).float() / 255 for image in images])
         found = [{**{k: v.cpu() for k, v in d.items()}, "labels": labels[d["labels"].cpu()]} for d in found]
         evaluator.update([int(t["image_id"]) for t in targets], found)
-
-
-def match_classes(model: Sequence[str], data: Sequence[str]) -> torch.Tensor:
-    """For each label of the model, the label of the data set with the same name: (K,) int64.
-
-    Raises:
-        ConfigError: a class of the model is not in the data set.
-    """
-    unknown = [name for name in model if name not in data]
-    if unknown:
-        raise ConfigError(
-            f"the checkpoint knows classes {unknown} that the data set does not have (it has {list(data)}): "
-            "evaluate on a data set with the same class names."
-        )
-    return torch.tensor([list(data).index(name) for name in model], dtype=torch.int64)
 
 
 def set_test_evals(predictor: Predictor, evals: int) -> None:

@@ -11,9 +11,9 @@ from typing import Any
 import yaml
 
 from ifpn.errors import ConfigError
+from ifpn.runs.files import write_text
+from ifpn.runs.folder import CONFIG, FAILED, RESULT
 from ifpn.runs.identity import config_hash
-
-FAILED = "failed.txt"
 
 
 @dataclass(frozen=True)
@@ -39,11 +39,10 @@ class Job:
 
     def interrupted(self) -> bool:
         """A run was started here and did not finish."""
-        return (self.folder / "config.yaml").is_file() or any(self.folder.glob("*.ckpt"))
+        return (self.folder / CONFIG).is_file() or any(self.folder.glob("*.ckpt"))
 
     def mark_failed(self, reason: str) -> None:
-        self.folder.mkdir(parents=True, exist_ok=True)
-        (self.folder / FAILED).write_text(reason.rstrip() + "\n")
+        write_text(self.folder / FAILED, reason.rstrip() + "\n")
 
     def unmark(self) -> None:
         (self.folder / FAILED).unlink(missing_ok=True)
@@ -54,13 +53,13 @@ class Job:
 
     def _result(self) -> dict[str, Any]:
         try:
-            result = json.loads((self.folder / "result.json").read_text())
+            result = json.loads((self.folder / RESULT).read_text())
         except (OSError, ValueError):
             return {}
         return result if isinstance(result, dict) else {}
 
     def _check_same(self) -> None:
-        path = self.folder / "config.yaml"
+        path = self.folder / CONFIG
         if not path.is_file():
             return
         try:

@@ -9,65 +9,86 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
-import torch
 from omegaconf import DictConfig
 from rich.console import Console
 from rich.progress import track
 
-from ifpn.data import BadImage, ImageFolder
-from ifpn.errors import ConfigError
-from ifpn.plots.samples import draw_detections
-from ifpn.predictor import load
+from ifpn.cli.sources import download_folder, find_sources
+from ifpn.data import BadImage
+from ifpn.detections import Detections
+from ifpn.errors import ConfigError, UserError
+from ifpn.predictor import Predictor, load
 
 _LONGEST_NAME = 255  # bytes: what file systems allow
 
 
 def predict(cfg: DictConfig) -> None:
-    """Draw boxes on one image or on each image below a folder, and write them all as one COCO-format JSON.
+    """Draw boxes on every image that `cfg.source` stands for, and write them all as one COCO-format JSON.
 
     Raises:
         ConfigError: the pictures would overwrite the images.
-        BadImage: an unreadable image under `on_bad_image=refuse`, or no readable one at all.
+        BadImage: an unusable image under `on_bad_image=refuse`, or no usable one at all.
     """
     console, out = Console(highlight=False), Path(cfg.run_dir)
-    folder = ImageFolder(cfg.source, leave_out=out)
-    names = picture_names([file.relative_to(folder.root) for file in folder.files])
-    _spare_images(folder.files, [out / name for name in names])
-    predictor = load(cfg.ckpt, cfg.device)
-    records: list[dict[str, Any]] = []
-    images: list[dict[str, Any]] = []
-    refused: list[BadImage] = []
-    for index in track(range(len(folder)), "predicting", console=console, transient=True):
-        try:
-            path, image = folder[index]
-        except BadImage as error:
-            if cfg.on_bad_image == "refuse":
-                raise BadImage(f"{error}. Go on without such images: on_bad_image=skip") from error
-            console.print(f"skipped: {printable(error)}", markup=False, soft_wrap=True)
-            refused.append(error)
-            continue
-        found = predictor(image)
-        name = path.relative_to(folder.root).as_posix()
-        images.append({"id": index + 1, "file_name": name, "height": image.shape[1], "width": image.shape[2]})
-        records += coco_records(index + 1, found, predictor.category_ids)
-        picture = draw_detections(image, found, predictor.class_names, score_threshold=cfg.score_threshold)
-        (out / names[index]).parent.mkdir(parents=True, exist_ok=True)
-        picture.save(out / names[index], quality=92)
-    if not images:
+    with download_folder() as downloads:
+        sources = find_sources(str(cfg.source), leave_out=out, downloads=Path(downloads))
+        names = picture_names([sources.name(file) for file in sources.files])
+        _spare_images(sources.files, [out / name for name in names])
+        predictor = load(cfg.ckpt, cfg.device, size=cfg.size)
+        shown = (predictor.score_threshold or 0.3) if cfg.score_threshold is None else cfg.score_threshold
+        found, refused = [], []
+        for number, file in enumerate(track(sources.files, "predicting", console=console, transient=True), start=1):
+            try:
+                detections = detect(predictor, file)
+            except UserError as error:
+                if cfg.on_bad_image == "refuse":
+                    raise BadImage(f"{error}. Go on without such images: on_bad_image=skip") from error
+                console.print(f"skipped: {printable(error)}", markup=False, soft_wrap=True)
+                refused.append(error)
+                continue
+            found.append((number, sources.name(file), detections))
+            (out / names[number - 1]).parent.mkdir(parents=True, exist_ok=True)
+            detections.draw(shown).save(out / names[number - 1], quality=92)
+    if not found:
         raise BadImage(f"source={cfg.source}: none of {len(refused)} image files could be read, e.g. {refused[0]}")
-    numbered = [{"id": i, **record} for i, record in enumerate(records, start=1)]
-    classes = [{"id": i, "name": n} for i, n in zip(predictor.category_ids, predictor.class_names, strict=True)]
-    content = {"images": images, "categories": classes, "annotations": numbered}
     out.mkdir(parents=True, exist_ok=True)
-    (out / "predictions.json").write_text(json.dumps(content) + "\n")
-    drawn = sum(r["score"] >= cfg.score_threshold for r in records)
+    (out / "predictions.json").write_text(json.dumps(coco_content(predictor, found)) + "\n")
+    if sources.note:
+        console.print(printable(sources.note), markup=False, soft_wrap=True)
+    drawn = sum(int((detections.scores >= shown).sum()) for *_, detections in found)
     skipped = f" ({len(refused)} skipped)" if refused else ""
     console.print(
-        f"{len(images)} images{skipped}, {drawn} boxes with a score of at least {cfg.score_threshold:g} drawn; "
+        f"{len(found)} images{skipped}, {drawn} boxes with a score of at least {shown:.3g} drawn; "
         f"pictures and predictions.json in {printable(out)}",
         markup=False,
         soft_wrap=True,
     )
+
+
+def detect(predictor: Predictor, file: Path) -> Detections:
+    """The detections of one file.
+
+    Raises:
+        BadImage: it cannot be decoded, or the detector cannot work on it (too large for the memory, say).
+    """
+    try:
+        return predictor(file, score_threshold=0.0)  # the file of predictions holds every box
+    except OSError as error:  # a link that leads round in a circle
+        raise BadImage(f"{file} cannot be read: {error.strerror or error}") from error
+    except RuntimeError as error:
+        raise BadImage(f"{file} cannot be predicted: {str(error).splitlines()[0]}") from error
+
+
+def coco_content(predictor: Predictor, found: Sequence[tuple[int, Path, Detections]]) -> dict[str, Any]:
+    """Images, categories and annotations in COCO's format; every box that the detector returned."""
+    images, records = [], []
+    for number, name, detections in found:
+        height, width = detections.image.shape[1:]
+        images.append({"id": number, "file_name": name.as_posix(), "height": height, "width": width})
+        records += detections.to_coco(number)
+    classes = [{"id": i, "name": n} for i, n in zip(predictor.category_ids, predictor.class_names, strict=True)]
+    numbered = [{"id": i, **record} for i, record in enumerate(records, start=1)]
+    return {"images": images, "categories": classes, "annotations": numbered}
 
 
 def picture_names(files: Sequence[Path]) -> list[Path]:
@@ -97,9 +118,10 @@ def _shortened(text: str, most: int) -> str:
 
 
 def _spare_images(files: Sequence[Path], pictures: Sequence[Path]) -> None:
-    sources = {file.resolve() for file in files}
+    # Not Path.resolve, which raises where links lead round in a circle.
+    sources = {os.path.realpath(file) for file in files}
     for picture in pictures:
-        if picture.resolve() in sources:
+        if os.path.realpath(picture) in sources:
             raise ConfigError(
                 f"run_dir={printable(picture.parent)}: the picture with boxes would overwrite the image "
                 f"{printable(picture)}. Choose another folder: run_dir=FOLDER."
@@ -109,20 +131,3 @@ def _spare_images(files: Sequence[Path], pictures: Sequence[Path]) -> None:
 def printable(text: object) -> str:
     """Text for a terminal: file names may hold bytes that are no text."""
     return str(text).encode("utf-8", "backslashreplace").decode()
-
-
-def coco_records(image_id: int, found: dict[str, torch.Tensor], category_ids: Sequence[int]) -> list[dict[str, Any]]:
-    """Detections of one image as COCO's entries: official category ids, boxes as x, y, width, height."""
-    boxes = found["boxes"].clone()
-    boxes[:, 2:] -= boxes[:, :2]
-    return [
-        {
-            "image_id": image_id,
-            "category_id": category_ids[label],
-            "bbox": box,
-            "area": box[2] * box[3],
-            "iscrowd": 0,
-            "score": score,
-        }
-        for box, score, label in zip(boxes.tolist(), found["scores"].tolist(), found["labels"].tolist(), strict=True)
-    ]

@@ -14,7 +14,7 @@ from rich.console import Console
 from ifpn.cli.report_text import write_report
 from ifpn.config.allowlist import check_targets
 from ifpn.errors import ConfigError, UserError
-from ifpn.evaluation import GroundTruth, Matches, read_predictions
+from ifpn.evaluation import GroundTruth, ScoredMatches, read_predictions
 from ifpn.evaluation.paired import PairedDifference, images_interval, paired_difference
 from ifpn.plots.comparison import draw_comparison
 from ifpn.runs.sweep import METRICS, Row, SweptRun, read_sweep
@@ -118,7 +118,7 @@ def _over_images(
     files = [[run.folder / "predictions.json" for run in pair] for pair in pairs]
     if not files or not all(file.is_file() for pair in files for file in pair):
         return None
-    matched = [tuple(Matches(truth, read_predictions(file, truth)) for file in pair) for pair in files]
+    matched = [tuple(ScoredMatches(truth, read_predictions(file, truth)) for file in pair) for pair in files]
     low, high = images_interval([(a, b) for a, b in matched], resamples)
     return 100 * low, 100 * high
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import signal
 import threading
 from collections.abc import Iterator, Sequence
@@ -13,9 +12,11 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from ifpn.cli.jobs import FAILED, Job
+from ifpn.cli.jobs import Job
 from ifpn.cli.processes import Processes, job_command, last_line
 from ifpn.errors import UserError
+from ifpn.runs.files import write_json
+from ifpn.runs.folder import FAILED, JOB_LOG, SWEEP
 
 
 class SweepError(UserError):
@@ -77,7 +78,7 @@ def _run_job(job: Job, total: int, shown: bool, processes: Processes, hydra_over
     job.unmark()
     verb = "resumes" if resume else "starts"
     print(f"[{job.number + 1}/{total}] {verb}: {' '.join(job.overrides)} -> {job.folder}", flush=True)
-    log = job.folder / "job.log"
+    log = job.folder / JOB_LOG
     status = processes.run(job_command(job, hydra_overrides, resume=resume), log, shown=shown)
     reason = f"exit status {status}, see {log}: {last_line(log)}" if status else ""
     if not reason and not job.finished():
@@ -118,10 +119,7 @@ def _write(outcomes: Sequence[Outcome], folder: Path) -> None:
         }
         for o in outcomes
     ]
-    folder.mkdir(parents=True, exist_ok=True)
-    beside = folder / ".sweep.json.partial"
-    beside.write_text(json.dumps(rows, indent=1) + "\n")
-    beside.replace(folder / "sweep.json")
+    write_json(folder / SWEEP, rows)
 
 
 def _first_line(text: str) -> str:

@@ -17,16 +17,33 @@ from rich.console import Console
 from rich.table import Table
 from torch import nn
 
+from ifpn.cli.command import choices, typed
 from ifpn.config.build import build_detector, build_list
 from ifpn.data import DetectionData
 from ifpn.errors import ConfigError
 from ifpn.evaluation import CocoEvaluator
-from ifpn.runs.checkpoint import FORMAT, SafeCheckpointIO, cannot_write, newest_valid, read_checkpoint
+from ifpn.runs.checkpoint import FORMAT, SafeCheckpointIO, latest_readable, read_checkpoint
+from ifpn.runs.files import refuse_links, write_error, write_text
+from ifpn.runs.folder import (
+    BATCH,
+    BEST,
+    CONFIG,
+    CONFUSION,
+    CONVERGENCE,
+    CURVES,
+    EXPORT,
+    LAST,
+    METRICS,
+    OPERATING,
+    RESULT,
+    SAMPLES,
+    WRITTEN_IN_PLACE,
+)
 from ifpn.training.callbacks.nonfinite import NonFinite
 from ifpn.training.loggers import keep_rows
 from ifpn.training.loops import install_loops
 from ifpn.training.module import DetectionModule
-from ifpn.training.randomness import derive
+from ifpn.training.randomness import derive_seed
 from ifpn.training.recipe import Plan, Recipe
 
 Build = Callable[[DictConfig, int], nn.Module]
@@ -37,7 +54,7 @@ def train(cfg: DictConfig, build: Build = build_detector) -> dict[str, float]:
 
     build: (configuration, number of classes) -> detector; another one trains a foreign detector under our conditions.
     """
-    quiet()
+    silence_known_warnings()
     console = Console(highlight=False)
     run_dir = Path(cfg.run_dir)
     ckpt = resume_path(cfg)
@@ -47,19 +64,20 @@ def train(cfg: DictConfig, build: Build = build_detector) -> dict[str, float]:
     data.prepare_data()
     data.setup("fit")
     recipe: Recipe = instantiate(cfg.schedule)
-    plan = recipe.plan(trainer.world_size, trainer.accumulate_grad_batches, data.batches_per_epoch(trainer.world_size))
+    world_size, accumulate = trainer.world_size, trainer.accumulate_grad_batches
+    plan = recipe.plan(data.batch_size, world_size, accumulate, data.batches_per_epoch(world_size))
     guard = next((c for c in trainer.callbacks if isinstance(c, NonFinite)), None)  # type: ignore[attr-defined]
     module = build_module(cfg, build, data, recipe, plan, guard)
     data.position = lambda: module.batches_seen
     # Known only now: the number of steps depends on the devices that the trainer found.
     install_loops(trainer, plan.max_steps)
     if trainer.is_global_zero:
-        say_header(console, cfg, data, module, run_dir)
+        print_header(console, cfg, data, module, run_dir)
         prepare_run_dir(console, cfg, run_dir, ckpt)
     trainer.fit(module, datamodule=data, ckpt_path=str(ckpt) if ckpt else None, weights_only=True)
     summary = dict(module.scores["summary"]) if module.scores else {}
     if trainer.is_global_zero and trainer.state.finished:
-        say_result(console, module, run_dir)
+        print_result(console, module, run_dir)
     return summary
 
 
@@ -69,8 +87,8 @@ def resume_path(cfg: DictConfig) -> Path | None:
         return None
     if cfg.ckpt == "last":
         # Killed before its first checkpoint: the whole run is still to be done.
-        started = (Path(cfg.run_dir) / "config.yaml").is_file() and not list(Path(cfg.run_dir).glob("*.ckpt"))
-        return None if started else newest_valid(cfg.run_dir)
+        started = (Path(cfg.run_dir) / CONFIG).is_file() and not list(Path(cfg.run_dir).glob("*.ckpt"))
+        return None if started else latest_readable(cfg.run_dir)
     read_checkpoint(cfg.ckpt)
     return Path(cfg.ckpt).resolve()
 
@@ -82,8 +100,9 @@ def check_run_dir(run_dir: Path, *, resuming: bool) -> None:
         with tempfile.TemporaryFile(dir=run_dir):
             pass
     except OSError as error:
-        raise cannot_write(run_dir, error) from error
-    if not resuming and ((run_dir / "last.ckpt").exists() or (run_dir / "result.json").exists()):
+        raise write_error(run_dir, error) from error
+    refuse_links(run_dir, WRITTEN_IN_PLACE)
+    if not resuming and ((run_dir / LAST).exists() or (run_dir / RESULT).exists()):
         raise ConfigError(
             f"run_dir={run_dir} holds a run already: continue it with ckpt=last, or give another run_dir."
         )
@@ -91,7 +110,7 @@ def check_run_dir(run_dir: Path, *, resuming: bool) -> None:
 
 def prepare_run_dir(console: Console, cfg: DictConfig, run_dir: Path, ckpt: Path | None) -> None:
     """Leave in the folder what belongs to the run up to `ckpt`, and say where it goes on and with which changes."""
-    metrics = run_dir / "metrics.csv"
+    metrics = run_dir / METRICS
     if ckpt is None or ckpt.resolve().parent != run_dir.resolve():
         metrics.unlink(missing_ok=True)  # of an attempt that was killed before its first checkpoint
     if ckpt is not None:
@@ -99,18 +118,19 @@ def prepare_run_dir(console: Console, cfg: DictConfig, run_dir: Path, ckpt: Path
         if ckpt.resolve().parent == run_dir.resolve():
             keep_rows(metrics, int(checkpoint["ifpn"].get("metrics_rows", 0)))
         console.print(f"[bold]resumed[/]   {ckpt.name}, {checkpoint['global_step']} steps done", soft_wrap=True)
-        for change in changes(checkpoint["ifpn"]["config"], OmegaConf.to_container(cfg, resolve=True)):
+        for change in config_diff(checkpoint["ifpn"]["config"], OmegaConf.to_container(cfg, resolve=True)):
             console.print(f"[bold]changed[/]   {change}", soft_wrap=True)
-    OmegaConf.save(cfg, run_dir / "config.yaml")
+    write_text(run_dir / CONFIG, OmegaConf.to_yaml(cfg))
 
 
-def changes(before: Any, after: Any, path: str = "") -> list[str]:
+def config_diff(before: Any, after: Any, path: str = "") -> list[str]:
     """Values that differ between two configurations: ["schedule.max_epochs: 2 -> 4", ...]."""
     if path in ("run_dir", "ckpt"):
         return []
     if isinstance(before, dict) and isinstance(after, dict):
         keys = sorted({*before, *after}, key=str)
-        return [line for key in keys for line in changes(before.get(key), after.get(key), f"{path}.{key}".lstrip("."))]
+        pairs = ((f"{path}.{key}".lstrip("."), before.get(key), after.get(key)) for key in keys)
+        return [line for below, old, new in pairs for line in config_diff(old, new, below)]
     return [] if before == after else [f"{path}: {before} -> {after}"]
 
 
@@ -140,47 +160,60 @@ def build_module(
     cfg: DictConfig, build: Build, data: DetectionData, recipe: Recipe, plan: Plan, guard: NonFinite | None
 ) -> DetectionModule:
     """The detector with weights drawn from the seed alone, and what evaluates and describes it."""
-    pl.seed_everything(derive(cfg.seed, 0) % 2**32, verbose=False)
+    pl.seed_everything(derive_seed(cfg.seed, 0) % 2**32, verbose=False)
     detector = build(cfg, data.num_classes)
     config = OmegaConf.to_container(cfg, resolve=True)
-    facts: dict[str, Any] = {
+    metadata: dict[str, Any] = {
         "format": FORMAT,
         "config": config,
         "class_names": list(data.class_names),
         "category_ids": list(data.category_ids),
     }
     evaluator = CocoEvaluator(data.val_ground_truth(), data.category_ids)
-    return DetectionModule(detector, recipe, plan, evaluator, facts, cfg.seed, guard)
+    return DetectionModule(detector, recipe, plan, evaluator, metadata, cfg.seed, guard)
 
 
-def say_header(console: Console, cfg: DictConfig, data: DetectionData, module: DetectionModule, run_dir: Path) -> None:
+def print_header(
+    console: Console, cfg: DictConfig, data: DetectionData, module: DetectionModule, run_dir: Path
+) -> None:
     trainable = sum(p.numel() for p in module.detector.parameters() if p.requires_grad)
     total = sum(p.numel() for p in module.detector.parameters())
     console.print(f"[bold]data[/]      {data}")
+    recipe = choices().get("recipe")
+    console.print(
+        f"[bold]recipe[/]    {recipe}, shorter side {'/'.join(map(str, cfg.image.min_size))} px, longer at most "
+        f"{cfg.image.max_size} px, {cfg.neck.out_channels} channels",
+        soft_wrap=True,
+    )
+    if recipe == "small" and cfg.data.get("generate") and not typed("recipe"):
+        console.print("          recipe=quick is enough for the built-in data: half the width.")
     console.print(f"[bold]detector[/]  {total / 1e6:.2f} M parameters, {trainable / 1e6:.2f} M trained")
-    console.print(f"[bold]schedule[/]  {module.plan.words}", soft_wrap=True)
+    console.print(f"[bold]schedule[/]  {module.plan.summary}", soft_wrap=True)
     console.print(f"[bold]run[/]       {run_dir}", soft_wrap=True)
 
 
-def say_result(console: Console, module: DetectionModule, run_dir: Path) -> None:
+def print_result(console: Console, module: DetectionModule, run_dir: Path) -> None:
     if module.result is not None:
-        for table in module.result.tables(module.facts["class_names"]):
+        for table in module.result.tables(module.metadata["class_names"]):
             console.print(table)
     files = Table(title=f"In {run_dir}", show_header=False, title_justify="left")
     for name, meaning in {
-        "samples.png": "validation images, truth beside prediction",
-        "curves.png": "losses, AP, learning rate",
-        "convergence.png": "the solver's residual, forward and backward",
-        "result.json": "every number of this run",
-        "best.ckpt": "for evaluate.py and predict.py",
-        "export": "the same weights as model.safetensors, for ifpn.load",
+        SAMPLES: "validation images, truth beside prediction",
+        CURVES: "losses, AP, the solver, learning rate",
+        CONVERGENCE: "the solver's residual, forward and backward",
+        CONFUSION: "which class is taken for which",
+        OPERATING: "precision and recall against the score threshold",
+        BATCH: "the first training batch, as the network saw it",
+        RESULT: "every number of this run",
+        BEST: "for evaluate.py and predict.py",
+        EXPORT: "the same weights as model.safetensors, for ifpn.load",
     }.items():
         if (run_dir / name).exists():
             files.add_row(name, meaning)
     console.print(files)
 
 
-def quiet() -> None:
+def silence_known_warnings() -> None:
     """Silence what libraries say that a user of ours cannot act on."""
     logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
     for message in QUIET:

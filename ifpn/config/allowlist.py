@@ -11,13 +11,17 @@ from typing import Any
 from ifpn.errors import ConfigError
 
 # With a dot at the end: everything below that package. Without: exactly that name.
-ALLOWED = (
+# What a checkpoint may build: building these has no effect but the memory that they take.
+DETECTOR = (
     "ifpn.backbones.",
     "ifpn.csc.",
-    "ifpn.data.",
     "ifpn.detectors.",
     "ifpn.necks.",
     "ifpn.solvers.",
+)
+ALLOWED = (
+    *DETECTOR,
+    "ifpn.data.",
     "ifpn.training.Cosine",
     "ifpn.training.MultiStep",
     "ifpn.training.Recipe",
@@ -36,37 +40,37 @@ ALLOWED = (
 SAME_HOME = {"lightning_fabric": "pytorch_lightning"}
 
 
-def check_targets(node: Any) -> None:
+def check_targets(node: Any, allowed: Sequence[str] = ALLOWED) -> None:
     """Check every `_target_` below `node`, a mapping or list, nested.
 
     Raises:
-        ConfigError: one is outside `ALLOWED`, or is not a class or function of a module there.
+        ConfigError: one is outside `allowed`, or is not a class or function of a module there.
     """
-    for path, target in _targets(node, ""):
-        if not isinstance(target, str) or not _begins_well(target):
-            raise ConfigError(_refusal(path, target))
-        parent, name = _locate(target)
+    for path, target in targets(node, ""):
+        if not isinstance(target, str) or not _has_allowed_prefix(target, allowed):
+            raise ConfigError(_refusal(path, target, allowed))
+        parent, name = resolve(target)
         if parent is None:
             raise ConfigError(f"{path}={target!r} is not allowed, because there is no such thing: {name}.")
-        if not _is_own(parent, name):
-            raise ConfigError(_refusal(path, target))
+        if not _defined_in(parent, name):
+            raise ConfigError(_refusal(path, target, allowed))
 
 
-def _refusal(path: str, target: object) -> str:
+def _refusal(path: str, target: object, allowed: Sequence[str]) -> str:
     return (
-        f"{path}={target!r} is not allowed: a configuration may only name classes and functions that are defined in "
-        f"{', '.join(a.removesuffix('.') for a in ALLOWED)}. "
+        f"{path}={target!r:.200} is not allowed: a configuration may only name classes and functions that are defined "
+        f"in {', '.join(a.removesuffix('.') for a in allowed)}. "
         "Add your own package to ALLOWED in ifpn/config/allowlist.py."
     )
 
 
-def _begins_well(target: str) -> bool:
+def _has_allowed_prefix(target: str, allowed: Sequence[str]) -> bool:
     if any(part.startswith("_") or not part.isidentifier() for part in target.split(".")):
         return False
-    return any(target.startswith(a) if a.endswith(".") else target == a for a in ALLOWED)
+    return any(target.startswith(a) if a.endswith(".") else target == a for a in allowed)
 
 
-def _locate(target: str) -> tuple[ModuleType | None, str]:
+def resolve(target: str) -> tuple[ModuleType | None, str]:
     """(the module, the rest of the name), or (None, why there is no such thing)."""
     parts = target.split(".")
     for end in range(len(parts) - 1, 0, -1):
@@ -85,7 +89,7 @@ def _locate(target: str) -> tuple[ModuleType | None, str]:
     return None, f"no module named {parts[0]}"
 
 
-def _is_own(module: ModuleType, name: str) -> bool:
+def _defined_in(module: ModuleType, name: str) -> bool:
     """A class or function that belongs to `module`: no method, no other module's function reached through an import.
 
     What counts is where it was defined: `ifpn.csc.some_module.os.system` begins well and ends elsewhere. A package may
@@ -105,14 +109,14 @@ def _top(module: str) -> str:
     return SAME_HOME.get(top, top)
 
 
-def _targets(node: Any, path: str) -> Iterator[tuple[str, object]]:
+def targets(node: Any, path: str) -> Iterator[tuple[str, object]]:
     if isinstance(node, Mapping):
         for key, value in node.items():
             below = f"{path}.{key}" if path else str(key)
             if key == "_target_":
                 yield below, value
             else:
-                yield from _targets(value, below)
+                yield from targets(value, below)
     elif isinstance(node, Sequence) and not isinstance(node, str | bytes):
         for i, value in enumerate(node):
-            yield from _targets(value, f"{path}[{i}]")
+            yield from targets(value, f"{path}[{i}]")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from hydra.utils import instantiate
@@ -12,10 +11,6 @@ from ifpn.errors import ConfigError
 
 if TYPE_CHECKING:
     from torch import nn
-
-
-# The groups that make a detector.
-BUILT = ("backbone", "csc", "solver", "neck", "detector")
 
 
 def build_detector(cfg: DictConfig, num_classes: int) -> nn.Module:
@@ -28,12 +23,11 @@ def build_detector(cfg: DictConfig, num_classes: int) -> nn.Module:
 
     # Parts are instantiated by themselves below, where `${solver}` would no longer find its sibling.
     cfg = OmegaConf.create(OmegaConf.to_container(cfg, resolve=True))  # type: ignore[assignment]
-    neck, channels = _without(cfg.neck, "channels")
     backbone = instantiate(cfg.backbone)
-    body = instantiate(cfg.detector.body)(backbone, instantiate(neck, out_channels=channels))
+    body = instantiate(cfg.detector.body)(backbone, instantiate(cfg.neck))
     transform = GeneralizedRCNNTransform(
-        min_size=tuple(cfg.schedule.min_size),
-        max_size=cfg.schedule.max_size,
+        min_size=tuple(cfg.image.min_size),
+        max_size=cfg.image.max_size,
         image_mean=list(backbone.image_mean),
         image_std=list(backbone.image_std),
     )
@@ -66,31 +60,6 @@ def compile_parts(detector: nn.Module) -> None:
         part.compile(dynamic=getattr(part, "compile_dynamic", True))
 
 
-def rebuild_detector(config: Mapping[str, Any], num_classes: int) -> nn.Module:
-    """The detector of a checkpoint, without fetching the ImageNet weights that its own will replace.
-
-    Raises:
-        ConfigError: the stored configuration names a class outside the allowed packages.
-    """
-    from ifpn.backbones.weights import FROM_CHECKPOINT
-    from ifpn.config.allowlist import check_targets
-
-    cfg = OmegaConf.create(dict(config))
-    # Only what is built here: a stored logger or callback of another version is nobody's business.
-    check_targets({part: cfg.get(part) for part in BUILT})
-    cfg.backbone.weights = FROM_CHECKPOINT
-    # A few images are not worth the minute that compiling takes.
-    cfg.compile = False
-    return build_detector(cfg, num_classes)
-
-
 def build_list(group: DictConfig | None) -> list[Any]:
     """The objects of a group of named entries (callbacks, loggers), empty entries left out."""
     return [instantiate(node) for node in (group or {}).values() if node]
-
-
-def _without(node: DictConfig, *keys: str) -> tuple[Any, ...]:
-    """A copy of `node` without `keys`, followed by their values (None where absent)."""
-    copy = OmegaConf.create(OmegaConf.to_container(node))
-    assert isinstance(copy, DictConfig)
-    return copy, *(copy.pop(key, None) for key in keys)

@@ -1,7 +1,7 @@
 """Cross-scale blocks: a list of levels (N, C, H_l, W_l), fine to coarse, in; levels of the same shapes out.
 
 The same block serves a stack of blocks with own weights, an unrolled loop and the implicit G. Each is built
-as ``block(channels, num_levels, **options)``.
+as `block(channels, num_levels, **options)`.
 """
 
 from ifpn.csc.bifpn import BiFPNLayer

@@ -1,5 +1,7 @@
 """One BiFPN layer (Tan et al. 2020, EfficientDet): top-down, then bottom-up, with learned sums."""
 
+from __future__ import annotations
+
 import math
 from collections import OrderedDict
 
@@ -23,7 +25,7 @@ class BiFPNLayer(nn.Module):
         channels: C of every level.
         num_levels: number of levels L >= 2.
         separable: depthwise 3x3 and pointwise 1x1 (EfficientDet) instead of one full 3x3 convolution.
-        norm: ``"gn"`` (default), ``"bn"`` or ``"none"`` after the convolution. EfficientDet stacks layers
+        norm: `"gn"` (default), `"bn"` or `"none"` after the convolution. EfficientDet stacks layers
             with BatchNorm; inside an implicit G that couples the images of a batch.
 
     Raises:

@@ -1,5 +1,7 @@
 """Dense-FPN (paper Fig. 4a and 4b; the fusion module of HRNet, Wang et al. 2020)."""
 
+from __future__ import annotations
+
 import itertools
 
 from torch import Tensor, nn
@@ -12,14 +14,14 @@ from ifpn.layers.resize import nearest, size_of
 class DenseFusion(nn.Module):
     """Every level from every level: O_i = sum_j D_ij(Z_j).
 
-    ``D_ii`` is a 1x1 convolution, ``D_ij`` from a coarser level (j > i) a 1x1 convolution and
+    `D_ii` is a 1x1 convolution, `D_ij` from a coarser level (j > i) a 1x1 convolution and
     nearest-neighbour up-sampling, from a finer level (j < i) a chain of i - j 3x3 convolutions of stride 2.
     Convolutions have a bias unless a norm follows. Weights start as N(0, 0.01 * sqrt(256 / C)).
 
     Args:
         channels: C of every level.
         num_levels: number of levels L; 5 levels have 25 paths.
-        norm: ``"none"``, ``"gn"`` or ``"bn"`` after every convolution (the paper names none; HRNet:
+        norm: `"none"`, `"gn"` or `"bn"` after every convolution (the paper names none; HRNet:
             BatchNorm).
         chain_act: a ReLU between the convolutions of a chain (the paper names none; HRNet: yes).
 

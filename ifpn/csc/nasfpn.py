@@ -1,5 +1,7 @@
 """The NAS-FPN cell with seven merges (Ghiasi et al. 2019)."""
 
+from __future__ import annotations
+
 import math
 from typing import Literal
 
@@ -21,16 +23,16 @@ class NASFPNCell(nn.Module):
     O7 = att(P4b, O5) + P7; O6 = att(O5, O7). Sizes are matched by nearest-neighbour up-sampling and by
     max-pooling with kernel = stride = ratio.
 
-    The two known implementations differ in ``att``. ``"tfnas"`` (the authors' code): out = h + l *
-    sigmoid(global max of h), h the input from the coarser level, l the other. ``"mm"`` (MMDetection): out = l
+    The two known implementations differ in `att`. `"tfnas"` (the authors' code): out = h + l *
+    sigmoid(global max of h), h the input from the coarser level, l the other. `"mm"` (MMDetection): out = l
     + h * sigmoid(global average of l), so that the finer level is the gate.
-    Borders that the pooling does not fill are left out (``"tfnas"``) or count as zero (``"mm"``).
+    Borders that the pooling does not fill are left out (`"tfnas"`) or count as zero (`"mm"`).
 
     Args:
         channels: C of every level.
         num_levels: 5; the graph is made for P3..P7.
-        attention: ``"tfnas"`` or ``"mm"``.
-        norm: ``"gn"`` (default), ``"bn"`` or ``"none"`` after each convolution. The authors stack cells with
+        attention: `"tfnas"` or `"mm"`.
+        norm: `"gn"` (default), `"bn"` or `"none"` after each convolution. The authors stack cells with
             BatchNorm; inside an implicit G that couples the images of a batch.
 
     Raises:
@@ -42,11 +44,11 @@ class NASFPNCell(nn.Module):
         check_sizes("NASFPNCell", channels, num_levels)
         if num_levels != 5:
             raise UserError(
-                f"NASFPNCell (csc=nasfpn) is a graph of the five levels P3..P7 and cannot fuse {num_levels} levels, "
-                "such as the P2..P5 of detector=faster_rcnn: choose csc=pyramid, dense or bifpn, or a dense detector"
+                f"csc=nasfpn: must be another one for {num_levels} levels, such as the P2..P5 of detector=faster_rcnn: "
+                "the cell is a graph of the five levels P3..P7. Choose csc=pyramid, dense or bifpn."
             )
         if attention not in ("tfnas", "mm"):
-            raise UserError(f"attention must be 'tfnas' or 'mm', got {attention!r}")
+            raise UserError(f"attention={attention}: must be 'tfnas' or 'mm'.")
         self.attention = attention
         self.merges = nn.ModuleDict(
             {name: MergeConv(channels, norm) for name in ("p4a", "p4b", "o3", "o4", "o5", "o7", "o6")}
@@ -72,7 +74,7 @@ class NASFPNCell(nn.Module):
         return [o3, o4, o5, o6, o7]
 
     def _fit(self, x: Tensor, steps: int, size: tuple[int, int]) -> Tensor:
-        """Brings a map to the size of a level ``steps`` coarser (negative: finer)."""
+        """Bring a map to the size of a level `steps` coarser (negative: finer)."""
         if steps <= 0:
             return nearest(x, size)
         if self.attention == "tfnas":

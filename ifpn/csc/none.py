@@ -1,5 +1,7 @@
 """No cross-scale connection (paper Table 3 without CSC, Table 4 "no CSC")."""
 
+from __future__ import annotations
+
 from torch import Tensor, nn
 
 from ifpn.layers.init import check_levels, check_sizes
@@ -11,7 +13,7 @@ class NoFusion(nn.Module):
     Inside an implicit G this leaves P = R(P + B), which has no fixed point at random initialisation: the
     shortcut of R makes it P = P + B + f(P + B), and the state grows by about ||B|| in each evaluation. A
     relative residual ||G - P|| / ||G|| then falls with the size of P alone: Broyden's method ends a thousand
-    times ||B|| away with a residual below 1e-3. GroupNorm on G's output (``output_norm``) gives it a fixed
+    times ||B|| away with a residual below 1e-3. GroupNorm on G's output (`output_norm`) gives it a fixed
     point; a few unrolled steps need none.
 
     Args:

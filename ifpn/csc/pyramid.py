@@ -1,5 +1,7 @@
 """Pyramid convolution (paper Eq. 8 and Fig. 4c; Wang et al. 2020, SEPC)."""
 
+from __future__ import annotations
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -13,7 +15,7 @@ from ifpn.layers.resize import size_of
 class PyramidConv(nn.Module):
     """Each level from its two neighbours and itself: O_i = W_ii Z_i + W_i,i-1 Z_i-1 + up(W_i,i+1 Z_i+1).
 
-    ``W_ii`` is a 3x3 convolution, ``W_i,i-1`` (from the finer level) one of stride 2, ``W_i,i+1`` (from the
+    `W_ii` is a 3x3 convolution, `W_i,i-1` (from the finer level) one of stride 2, `W_i,i+1` (from the
     coarser level) one followed by bilinear up-sampling to the size of level i. The first and last level have
     no neighbour on one side and drop the term. All have a bias. Weights start as N(0, 0.01 * sqrt(256 / C)).
 
@@ -23,13 +25,13 @@ class PyramidConv(nn.Module):
         share: three kernels for all levels, as SEPC, instead of one per pair of levels, as Eq. 8's W_ij.
         ibn: integrated BatchNorm: one BatchNorm whose statistics run over the batch and the pixels of all
             levels.
-        deform: deformable kernels for the outputs from level ``deform_from`` up.
+        deform: deformable kernels for the outputs from level `deform_from` up.
         deform_from: index of the first output level with deformable kernels (1 is P4).
         align_corners: of the bilinear up-sampling (SEPC: True).
         relu: a ReLU at the end (SEPC: yes; Eq. 8: no).
 
     Raises:
-        UserError: for channels or levels below one, or ``deform_from`` outside 0..L-1 with ``deform``.
+        UserError: for channels or levels below one, or `deform_from` outside 0..L-1 with `deform`.
     """
 
     def __init__(
@@ -47,7 +49,7 @@ class PyramidConv(nn.Module):
         super().__init__()
         check_sizes("PyramidConv", channels, num_levels)
         if deform and not 0 <= deform_from < num_levels:
-            raise UserError(f"deform_from must be a level index 0..{num_levels - 1}, got {deform_from}")
+            raise UserError(f"deform_from={deform_from}: must be the index of a level, 0 to {num_levels - 1}.")
         self.num_levels = num_levels
         self.share = share
         self.deform_from = deform_from if deform else num_levels
@@ -79,11 +81,12 @@ class PyramidConv(nn.Module):
         result: Tensor = conv(x)
         return result
 
-    def forward(self, levels: list[Tensor]) -> list[Tensor]:
-        """Levels (N, C, H_l, W_l), fine to coarse, H_l+1 = ceil(H_l / 2), in and out."""
+    def forward(self, levels: list[Tensor], first: int = 0) -> list[Tensor]:
+        """Levels (N, C, H_l, W_l), fine to coarse, H_l+1 = ceil(H_l / 2), in; those from index `first` on out."""
         check_levels("PyramidConv", levels, self.num_levels)
         outputs = []
-        for i, z in enumerate(levels):
+        for i in range(first, self.num_levels):
+            z = levels[i]
             out = self._apply_kernel(self.same, i, i, z)
             if i > 0:
                 out = out + self._apply_kernel(self.from_finer, i - 1, i, levels[i - 1])

@@ -11,11 +11,11 @@ from typing import Any
 
 import numpy as np
 
-from ifpn.data.annotations import CocoAnnotations, load_annotations
-from ifpn.data.dataset import CocoDataset, Reading
+from ifpn.data.coco.annotations import CocoAnnotations, load_annotations
+from ifpn.data.coco.defects import KINDS, DataError, Defect, DefectPolicy, report_only
+from ifpn.data.coco.layout import choose_folder, find_split, unicode_variants
+from ifpn.data.dataset import CocoDataset, ImageReading
 from ifpn.data.decode import BadImage, MissingImage
-from ifpn.data.defects import KINDS, DataError, Defect, Policy, tolerant
-from ifpn.data.layout import choose_folder, find_split, spellings
 
 log = logging.getLogger(__name__)
 
@@ -29,7 +29,7 @@ def missing_files(data: CocoDataset) -> list[int]:
     listings: dict[str, frozenset[str]] = {}
     missing = []
     for index, i in enumerate(data.images):
-        for name in spellings(data.annotations.file_name(int(i))):
+        for name in unicode_variants(data.annotations.file_name(int(i))):
             folder, _, last = name.rpartition("/")
             if folder not in listings:
                 try:
@@ -100,8 +100,8 @@ def check_split(
     *,
     annotations: str | None = None,
     images: str | None = None,
-    policy: Policy | None = None,
-    reading: Reading | None = None,
+    policy: DefectPolicy | None = None,
+    reading: ImageReading | None = None,
     follow_links: bool = False,
 ) -> tuple[SplitReport, CocoDataset]:
     """Check one split wholly, decoding every image. Refused kinds are reported, not raised.
@@ -109,7 +109,7 @@ def check_split(
     Raises DataError only where nothing can be read at all (no file, no JSON, no classes).
     """
     paths = find_split(root, split, annotations=annotations, images=images, follow_links=follow_links)
-    found = load_annotations(paths.annotations, policy=tolerant(policy or Policy()), keep_defects=1_000_000)
+    found = load_annotations(paths.annotations, policy=report_only(policy or DefectPolicy()), keep_defects=1_000_000)
     names = (found.file_name(i) for i in range(min(50, len(found))))
     data = CocoDataset(found, choose_folder(paths, names), boundary=paths.boundary, reading=reading)
     defects, counts = list(found.log.defects), Counter(found.log.counts)

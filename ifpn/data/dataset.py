@@ -14,18 +14,18 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from ifpn.data.annotations import CocoAnnotations
 from ifpn.data.augment import Augment
+from ifpn.data.coco.annotations import CocoAnnotations
+from ifpn.data.coco.defects import DataError
+from ifpn.data.coco.layout import resolve_file
 from ifpn.data.decode import MAX_PIXELS, SUFFIXES, BadImage, MissingImage, decode_image
-from ifpn.data.defects import DataError
-from ifpn.data.layout import locate
 
 Target = dict[str, Tensor | int]
 Item = tuple[Tensor, Target]
 
 
 @dataclass(frozen=True)
-class Reading:
+class ImageReading:
     """How image files are read.
 
     on_bad_image: "refuse" stops at a missing, broken or wrongly sized image; "skip" goes on without it
@@ -55,7 +55,7 @@ class CocoDataset(Dataset[Item]):
     A key is an index, or (k, index) as ResumableBatchSampler yields it: augmentation depends on (seed, k,
     index) alone.
 
-    With `Reading("skip")` an unreadable training image is replaced by the next readable one; in validation
+    With `ImageReading("skip")` an unreadable training image is replaced by the next readable one; in validation
     (`augment=None`) it is replaced by a grey image of its size under its own id, so that its boxes count as
     missed and no image counts twice.
     """
@@ -69,12 +69,12 @@ class CocoDataset(Dataset[Item]):
         images: NDArray[np.int64] | None = None,
         augment: Augment | None = None,
         seed: int = 0,
-        reading: Reading | None = None,
+        reading: ImageReading | None = None,
     ) -> None:
         self.annotations, self.folder, self.boundary = annotations, folder, boundary
         self.images = np.arange(len(annotations)) if images is None else images
         self.augment, self.seed = augment, seed
-        self.reading = Reading() if reading is None else reading
+        self.reading = ImageReading() if reading is None else reading
         # one byte per image, shared, so that the count holds over all workers
         self._bad = torch.zeros(len(self.images), dtype=torch.uint8).share_memory_()  # type: ignore[no-untyped-call]
 
@@ -93,7 +93,7 @@ class CocoDataset(Dataset[Item]):
             image, boxes, labels = self.augment(image, boxes, labels, (self.seed, k, index))
         return image, {"boxes": boxes, "labels": labels, "image_id": int(self.annotations.image_ids[i])}
 
-    def wide(self) -> NDArray[np.int64]:
+    def aspect_group(self) -> NDArray[np.int64]:
         """Aspect-ratio group of each image: 0 if wider than high, else 1 (as detection recipes do)."""
         size = self.annotations.sizes[self.images]
         return np.where(size[:, 0] > size[:, 1], 0, 1)
@@ -108,7 +108,7 @@ class CocoDataset(Dataset[Item]):
         i = int(self.images[index])
         width, height = (int(v) for v in self.annotations.sizes[i])
         try:
-            path = locate(self.folder, self.annotations.file_name(i), self.boundary)
+            path = resolve_file(self.folder, self.annotations.file_name(i), self.boundary)
             return decode_image(path, max_pixels=self.reading.max_pixels, annotated_size=(width, height))
         except (FileNotFoundError, MissingImage) as error:
             raise MissingImage(f"image {self.annotations.image_ids[i]} of {self.annotations.path}: {error}") from error

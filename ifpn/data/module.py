@@ -12,19 +12,19 @@ import torch
 from pytorch_lightning import LightningDataModule
 from torch.utils.data import DataLoader
 
-from ifpn.data.annotations import Categories, CocoAnnotations, load_annotations
 from ifpn.data.augment import Augment
 from ifpn.data.check import quick_check
-from ifpn.data.dataset import CocoDataset, Item, Reading, collate
-from ifpn.data.defects import DataError, Policy
-from ifpn.data.layout import SplitPaths, choose_folder, find_split
+from ifpn.data.coco.annotations import Categories, CocoAnnotations, load_annotations
+from ifpn.data.coco.defects import DataError, DefectPolicy
+from ifpn.data.coco.layout import SplitPaths, choose_folder, find_split
+from ifpn.data.dataset import CocoDataset, ImageReading, Item, collate
 from ifpn.data.sampler import ResumableBatchSampler, ShardSampler
 
 log = logging.getLogger(__name__)
 
 
 class DetectionData(LightningDataModule):
-    """Training and validation data of a COCO-format folder (layouts: `ifpn.data.layout.find_split`).
+    """Training and validation data of a COCO-format folder (layouts: `ifpn.data.coco.layout.find_split`).
 
     root:       the folder; relative paths start at the working directory
     batch_size: images per device and batch
@@ -51,8 +51,8 @@ class DetectionData(LightningDataModule):
         workers: int = 2,
         generate: Callable[[Path], object] | None = None,
         augment: Augment | None = None,
-        policy: Policy | None = None,
-        reading: Reading | None = None,
+        policy: DefectPolicy | None = None,
+        reading: ImageReading | None = None,
         train_annotations: str | None = None,
         train_images: str | None = None,
         val_annotations: str | None = None,
@@ -73,8 +73,8 @@ class DetectionData(LightningDataModule):
         self.batch_size, self.seed, self.workers = batch_size, seed, workers
         self.generate = generate
         self.augment = Augment() if augment is None else augment
-        self.policy = Policy() if policy is None else policy
-        self.reading = Reading() if reading is None else reading
+        self.policy = DefectPolicy() if policy is None else policy
+        self.reading = ImageReading() if reading is None else reading
         self.train_annotations, self.train_images = train_annotations, train_images
         self.val_annotations, self.val_images = val_annotations, val_images
         self.train_empty_images, self.group_by_aspect = train_empty_images, group_by_aspect
@@ -142,9 +142,9 @@ class DetectionData(LightningDataModule):
     def setup(self, stage: str | None = None) -> None:
         """Read the annotation files a stage needs ("fit", "validate", "test"; None = all); check them."""
         if stage in (None, "fit"):
-            self._announce("train", self.train_dataset)
+            self._log_summary("train", self.train_dataset)
         if stage in (None, "fit", "validate", "test"):
-            self._announce("val", self.val_dataset)
+            self._log_summary("val", self.val_dataset)
 
     @property
     def train_dataset(self) -> CocoDataset:
@@ -219,7 +219,7 @@ class DetectionData(LightningDataModule):
             reading=self.reading,
         )
 
-    def _announce(self, split: str, data: CocoDataset) -> None:
+    def _log_summary(self, split: str, data: CocoDataset) -> None:
         found = data.annotations
         log.info(
             "%s: %d of %d images, %d usable boxes, %d crowd regions, %d classes (%s)",
@@ -273,7 +273,7 @@ class DetectionData(LightningDataModule):
             seed=self.seed,
             rank=rank,
             world_size=world_size,
-            groups=data.wide() if self.group_by_aspect else None,
+            groups=data.aspect_group() if self.group_by_aspect else None,
             drop_last=self.drop_last,
         )
 

@@ -57,7 +57,7 @@ class ResumableBatchSampler(Sampler[list[tuple[int, int]]]):
         if drop_last and num_images < batch_size * world_size:
             raise UserError(
                 f"{num_images} training images are fewer than one batch of {batch_size} on each of "
-                f"{world_size} device(s). Make schedule.batch_size smaller, or keep small batches with "
+                f"{world_size} device(s). Make data.batch_size smaller, or keep small batches with "
                 "data.drop_last=false"
             )
         self.groups = np.zeros(num_images, np.int64) if groups is None else np.asarray(groups, dtype=np.int64)

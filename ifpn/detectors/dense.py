@@ -16,6 +16,7 @@ from ifpn.detectors.boxes import BoxCoder
 from ifpn.detectors.contract import Detection, Target, check_images, check_targets
 from ifpn.detectors.heads import Prediction
 from ifpn.detectors.postprocess import Postprocess
+from ifpn.necks import Stream
 
 Part = TypeVar("Part")
 
@@ -78,6 +79,10 @@ class DenseDetector(nn.Module):
         self.criterion = complete(criterion, sizes)
         self.postprocess = postprocess
         self.transform = transform
+
+    def stream(self) -> Stream:
+        """Frames of a video, each of which starts its solve from the frame before; see `ifpn.necks.Stream`."""
+        return Stream(self)
 
     def forward(
         self, images: Sequence[Tensor], targets: Sequence[Mapping[str, Tensor]] | None = None

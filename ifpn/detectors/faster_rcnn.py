@@ -13,6 +13,7 @@ from ifpn.detectors.contract import Detection, check_images, check_targets
 from ifpn.detectors.roi import BoxHead
 from ifpn.detectors.rpn import ProposalNetwork
 from ifpn.errors import UserError
+from ifpn.necks import Stream
 
 
 class FasterRCNN(nn.Module):
@@ -84,6 +85,10 @@ class FasterRCNN(nn.Module):
             nms_threshold=nms_threshold,
             max_detections=max_detections,
         )
+
+    def stream(self) -> Stream:
+        """Frames of a video, each of which starts its solve from the frame before; see `ifpn.necks.Stream`."""
+        return Stream(self)
 
     def forward(
         self, images: Sequence[Tensor], targets: Sequence[Mapping[str, Tensor]] | None = None

@@ -1,12 +1,12 @@
 """Detections in, COCO's numbers out: the 12 numbers, per class, prediction files, the submission file."""
 
-from ifpn.evaluation.bootstrap import Difference, Matches, paired_bootstrap
-from ifpn.evaluation.coco import CocoEvaluator
+from ifpn.evaluation.bootstrap import Difference, ScoredMatches, paired_bootstrap
+from ifpn.evaluation.coco import CocoEvaluator, match_classes
 from ifpn.evaluation.confusion import ConfusionMatrix, confusion_matrix
 from ifpn.evaluation.ground_truth import GroundTruth
 from ifpn.evaluation.metric import CocoMetric
 from ifpn.evaluation.predictions import (
-    Prediction,
+    CocoDetection,
     PredictionError,
     read_predictions,
     submission_name,
@@ -15,18 +15,21 @@ from ifpn.evaluation.predictions import (
 )
 from ifpn.evaluation.result import SUMMARY_NAMES, CocoResult
 
+Matches, Prediction = ScoredMatches, CocoDetection  # their names before 0.2; until 0.3
+
 __all__ = [
     "SUMMARY_NAMES",
+    "CocoDetection",
     "CocoEvaluator",
     "CocoMetric",
     "CocoResult",
     "ConfusionMatrix",
     "Difference",
     "GroundTruth",
-    "Matches",
-    "Prediction",
     "PredictionError",
+    "ScoredMatches",
     "confusion_matrix",
+    "match_classes",
     "paired_bootstrap",
     "read_predictions",
     "submission_name",

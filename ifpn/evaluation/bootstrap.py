@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from ifpn.evaluation.engines import indexed, numbered
+from ifpn.evaluation.engines import build_index, with_ids
 from ifpn.evaluation.ground_truth import GroundTruth
-from ifpn.evaluation.predictions import Prediction
+from ifpn.evaluation.predictions import CocoDetection
 
 Floats = NDArray[np.float64]
 
@@ -23,10 +23,11 @@ _MAX_DETECTIONS = 100
 
 
 @dataclass(frozen=True)
-class _OfClass:
+class _ClassMatches:
     """Detections of one class, the most certain first, matched at T thresholds of IoU.
 
     hits, misses: (T, D), 0 or 1; both 0 where COCO ignores the detection. image: (D,) position of its image.
+    scores: (D,), falling.
     truths: (I,) boxes to be found per image.
     """
 
@@ -34,9 +35,10 @@ class _OfClass:
     misses: Floats
     image: NDArray[np.int64]
     truths: Floats
+    scores: Floats
 
 
-class Matches:
+class ScoredMatches:
     """Detections matched once with the truth; :meth:`ap` then takes any weights of the images.
 
     Args:
@@ -44,11 +46,11 @@ class Matches:
         detections: COCO's results; at most 100 per image and class count, as in COCO's AP.
     """
 
-    def __init__(self, truth: GroundTruth, detections: Sequence[Prediction]) -> None:
+    def __init__(self, truth: GroundTruth, detections: Sequence[CocoDetection]) -> None:
         self.num_images = len(truth.image_ids)
         with contextlib.redirect_stdout(io.StringIO()):  # it narrates every step
             run = COCOeval(
-                *(indexed(COCO, truth, boxes) for boxes in (truth.annotations, numbered(detections))), "bbox"
+                *(build_index(COCO, truth, boxes) for boxes in (truth.annotations, with_ids(detections))), "bbox"
             )
             run.params.imgIds = list(truth.image_ids)
             run.params.catIds = sorted(truth.category_names)
@@ -67,6 +69,15 @@ class Matches:
         counts = np.ones(self.num_images) if weights is None else weights
         found = [ap for one in self._classes if (ap := _ap(one, counts)) is not None]
         return float(np.mean(found)) if found else float("nan")
+
+    def pooled(self) -> tuple[Floats, Floats, Floats, int]:
+        """Scores (D,), hits and misses (D,) at the lowest IoU threshold, of all classes; boxes to be found."""
+        parts = self._classes
+        columns = [one.scores for one in parts]
+        hits, misses = ([getattr(one, name)[0] for one in parts] for name in ("hits", "misses"))
+        empty = np.zeros(0)
+        joined = [np.concatenate([empty, *values]) for values in (columns, hits, misses)]
+        return joined[0], joined[1], joined[2], int(sum(one.truths.sum() for one in parts))
 
 
 @dataclass(frozen=True)
@@ -90,7 +101,7 @@ class Difference:
         return self.a - self.b
 
 
-def paired_bootstrap(a: Matches, b: Matches, resamples: int = 1000, seed: int = 0) -> Difference:
+def paired_bootstrap(a: ScoredMatches, b: ScoredMatches, resamples: int = 1000, seed: int = 0) -> Difference:
     """Compare two detectors on resamples of their validation images, the same resamples for both.
 
     What it tells is how much the choice of validation images matters. Another training of the same detector,
@@ -121,7 +132,7 @@ def paired_bootstrap(a: Matches, b: Matches, resamples: int = 1000, seed: int = 
     return Difference(a.ap(), b.ap(), float(np.nanstd(gaps, ddof=1)), float(low), float(high))
 
 
-def _of_class(images: Sequence[dict[str, NDArray[np.float64]] | None]) -> _OfClass:
+def _of_class(images: Sequence[dict[str, NDArray[np.float64]] | None]) -> _ClassMatches:
     """COCO's matches of one class; None is an image without a box and without a detection."""
     found = [(i, one) for i, one in enumerate(images) if one is not None]
     truths = np.zeros(len(images))
@@ -129,16 +140,17 @@ def _of_class(images: Sequence[dict[str, NDArray[np.float64]] | None]) -> _OfCla
         truths[i] = np.count_nonzero(np.asarray(one["gtIgnore"]) == 0)
     if not found:
         nothing = np.zeros((1, 0))
-        return _OfClass(nothing, nothing, np.zeros(0, dtype=np.int64), truths)
+        return _ClassMatches(nothing, nothing, np.zeros(0, dtype=np.int64), truths, np.zeros(0))
     scores = np.concatenate([np.asarray(one["dtScores"], dtype=np.float64) for _, one in found])
     image = np.concatenate([np.full(len(one["dtScores"]), i) for i, one in found])
     order = np.argsort(-scores, kind="mergesort")  # COCO's own, for the order of equal scores
     matched = np.concatenate([one["dtMatches"] for _, one in found], axis=1)[:, order] > 0
     counted = np.concatenate([one["dtIgnore"] for _, one in found], axis=1)[:, order] == 0
-    return _OfClass((matched & counted) * 1.0, (~matched & counted) * 1.0, image[order], truths)
+    hits, misses = (matched & counted) * 1.0, (~matched & counted) * 1.0
+    return _ClassMatches(hits, misses, image[order], truths, scores[order])
 
 
-def _ap(one: _OfClass, weights: Floats) -> float | None:
+def _ap(one: _ClassMatches, weights: Floats) -> float | None:
     """Mean over thresholds and 101 recalls; None without boxes to be found."""
     truths = float(weights @ one.truths)
     if truths == 0:

@@ -12,14 +12,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch import distributed as dist
 
-from ifpn.errors import UserError
-from ifpn.evaluation.engines import Engine, accumulate, chosen_engine
+from ifpn.errors import ConfigError, UserError
+from ifpn.evaluation.engines import Engine, accumulate, resolve_engine
 from ifpn.evaluation.ground_truth import GroundTruth
-from ifpn.evaluation.predictions import Prediction
+from ifpn.evaluation.predictions import CocoDetection
 from ifpn.evaluation.result import CocoResult
 
 
-class Found(NamedTuple):
+class ImageDetections(NamedTuple):
     """Detections of one image: boxes (M, 4) x, y, w, h in pixels; scores and category ids (M,)."""
 
     boxes: NDArray[np.float64]
@@ -57,9 +57,9 @@ class CocoEvaluator:
                 + (f"{unknown} not in {self.ground_truth.source}" if unknown else "an id is repeated")
                 + f", which has {sorted(self.ground_truth.category_names)}"
             )
-        self.engine = chosen_engine(engine)
+        self.engine = resolve_engine(engine)
         self._known = frozenset(self.ground_truth.image_ids)
-        self._found: dict[int, Found] = {}
+        self._found: dict[int, ImageDetections] = {}
 
     @property
     def image_ids(self) -> Sequence[int]:
@@ -94,20 +94,20 @@ class CocoEvaluator:
             found = self._converted(image_id, detection)
             self._found.setdefault(int(image_id), found)
 
-    def update_records(self, records: Iterable[Prediction]) -> None:
+    def update_records(self, records: Iterable[CocoDetection]) -> None:
         """Add a whole prediction list (see :func:`ifpn.evaluation.read_predictions`).
 
         Images it does not mention count as images without detections. Records of classes outside
         ``category_ids`` are left out.
         """
         wanted = frozenset(self.category_ids)
-        grouped: dict[int, list[Prediction]] = {image_id: [] for image_id in self.image_ids}
+        grouped: dict[int, list[CocoDetection]] = {image_id: [] for image_id in self.image_ids}
         for record in records:
             self._check_image(record["image_id"])
             if record["category_id"] in wanted:
                 grouped[record["image_id"]].append(record)
         for image_id, entries in grouped.items():
-            found = Found(
+            found = ImageDetections(
                 np.array([entry["bbox"] for entry in entries], dtype=np.float64).reshape(-1, 4),
                 np.array([entry["score"] for entry in entries], dtype=np.float64),
                 np.array([entry["category_id"] for entry in entries], dtype=np.int64),
@@ -118,14 +118,14 @@ class CocoEvaluator:
         """Give every process the detections of all; every process must call it. Alone, nothing happens."""
         if not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1:
             return
-        everyone: list[dict[int, Found] | None] = [None] * dist.get_world_size()
+        everyone: list[dict[int, ImageDetections] | None] = [None] * dist.get_world_size()
         dist.all_gather_object(everyone, self._found)
-        merged: dict[int, Found] = {}
+        merged: dict[int, ImageDetections] = {}
         for found in everyone:
             merged = {**(found or {}), **merged}  # the lower rank's detections of an image win, on every rank
         self._found = merged
 
-    def predictions(self) -> list[Prediction]:
+    def predictions(self) -> list[CocoDetection]:
         """All detections as COCO's result list: official ids, boxes as x, y, w, h, ordered by image id."""
         return [
             {"image_id": image_id, "category_id": category, "bbox": box, "score": score}
@@ -146,7 +146,7 @@ class CocoEvaluator:
             raise ValueError("there is nothing to evaluate: update() was called for no image")
         truth = self.ground_truth
         if len(self._found) < len(truth.image_ids):
-            truth = truth.restricted(self._found)
+            truth = truth.subset(self._found)
         ascending = sorted(self.category_ids)  # the engines sort the classes
         found = accumulate(truth, self.predictions(), ascending, self.engine)
         order = [ascending.index(category_id) for category_id in self.category_ids]
@@ -158,7 +158,7 @@ class CocoEvaluator:
         if image_id not in self._known:
             raise UserError(f"image id {image_id!r} is not in {self.ground_truth.source}")
 
-    def _converted(self, image_id: int, detection: Mapping[str, Tensor]) -> Found:
+    def _converted(self, image_id: int, detection: Mapping[str, Tensor]) -> ImageDetections:
         boxes = detection["boxes"].detach().to("cpu", torch.float64).numpy().reshape(-1, 4)
         scores = detection["scores"].detach().to("cpu", torch.float64).numpy()
         labels = detection["labels"].detach().to("cpu", torch.int64).numpy()
@@ -174,7 +174,7 @@ class CocoEvaluator:
                 f"{scores[i]}, label {labels[i]}; allowed are finite numbers, x1 <= x2, y1 <= y2 and labels "
                 f"0..{len(self.category_ids) - 1}"
             )
-        return Found(xywh, scores, np.asarray(self.category_ids, dtype=np.int64)[labels])
+        return ImageDetections(xywh, scores, np.asarray(self.category_ids, dtype=np.int64)[labels])
 
 
 def label_order(category_ids: Sequence[int] | Mapping[int, int]) -> tuple[int, ...]:
@@ -186,3 +186,18 @@ def label_order(category_ids: Sequence[int] | Mapping[int, int]) -> tuple[int, .
             f"category_ids maps the labels {sorted(category_ids)}; they must be 0..{len(category_ids) - 1}"
         )
     return tuple(int(category_ids[label]) for label in range(len(category_ids)))
+
+
+def match_classes(model: Sequence[str], data: Sequence[str]) -> torch.Tensor:
+    """For each label of the model, the label of the data set with the same name: (K,) int64.
+
+    Raises:
+        ConfigError: a class of the model is not in the data set.
+    """
+    unknown = [name for name in model if name not in data]
+    if unknown:
+        raise ConfigError(
+            f"the checkpoint knows classes {unknown} that the data set does not have (it has {list(data)}): "
+            "evaluate on a data set with the same class names."
+        )
+    return torch.tensor([list(data).index(name) for name in model], dtype=torch.int64)

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ifpn.evaluation.ground_truth import GroundTruth
-from ifpn.evaluation.predictions import Prediction
+from ifpn.evaluation.predictions import CocoDetection
 
 Boxes = NDArray[np.float64]
 
@@ -27,7 +27,7 @@ class ConfusionMatrix:
 
 def confusion_matrix(
     ground_truth: GroundTruth,
-    predictions: Sequence[Prediction],
+    predictions: Sequence[CocoDetection],
     *,
     iou_threshold: float,
     score_threshold: float,
@@ -44,7 +44,7 @@ def confusion_matrix(
     boxes_of: dict[int, list[tuple[list[float], int, int]]] = defaultdict(list)
     for a in ground_truth.annotations:
         boxes_of[a["image_id"]].append((a["bbox"], order[a["category_id"]], a["iscrowd"]))
-    found_of: dict[int, list[Prediction]] = defaultdict(list)
+    found_of: dict[int, list[CocoDetection]] = defaultdict(list)
     for p in predictions:
         if p["score"] >= score_threshold:
             found_of[p["image_id"]].append(p)

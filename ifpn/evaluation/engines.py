@@ -21,7 +21,7 @@ from pycocotools.cocoeval import COCOeval
 
 from ifpn.errors import UserError
 from ifpn.evaluation.ground_truth import GroundTruth
-from ifpn.evaluation.predictions import Prediction
+from ifpn.evaluation.predictions import CocoDetection
 
 Engine = Literal["auto", "faster-coco-eval", "pycocotools"]
 
@@ -42,7 +42,7 @@ class Accumulated:
     recall: NDArray[np.float64]
 
 
-def chosen_engine(engine: Engine) -> Engine:
+def resolve_engine(engine: Engine) -> Engine:
     """Resolve "auto"; refuse an engine that is unknown or not installed."""
     installed = importlib.util.find_spec("faster_coco_eval") is not None
     if engine == "auto":
@@ -54,14 +54,14 @@ def chosen_engine(engine: Engine) -> Engine:
     return engine
 
 
-def numbered(detections: Sequence[Prediction]) -> list[dict[str, Any]]:
+def with_ids(detections: Sequence[CocoDetection]) -> list[dict[str, Any]]:
     """Detections as the engines want them: with ids from 1 and areas."""
     return [
         {**d, "id": i, "area": d["bbox"][2] * d["bbox"][3], "iscrowd": 0} for i, d in enumerate(detections, start=1)
     ]
 
 
-def indexed(index: Callable[[], Any], truth: GroundTruth, annotations: Sequence[Mapping[str, Any]]) -> Any:
+def build_index(index: Callable[[], Any], truth: GroundTruth, annotations: Sequence[Mapping[str, Any]]) -> Any:
     """An engine's index of some boxes, in the images and classes of ``truth``. It prints what it does.
 
     Args:
@@ -80,7 +80,7 @@ def indexed(index: Callable[[], Any], truth: GroundTruth, annotations: Sequence[
 
 
 def accumulate(
-    truth: GroundTruth, detections: Sequence[Prediction], category_ids: Sequence[int], engine: Engine
+    truth: GroundTruth, detections: Sequence[CocoDetection], category_ids: Sequence[int], engine: Engine
 ) -> Accumulated:
     """Match detections with the truth and accumulate, over all images of ``truth``.
 
@@ -90,7 +90,7 @@ def accumulate(
         category_ids: the classes that count, in the order of axis K; must be ascending.
         engine: which program.
     """
-    if chosen_engine(engine) == "pycocotools":
+    if resolve_engine(engine) == "pycocotools":
         index, evaluation, options = COCO, COCOeval, {}
     else:
         import faster_coco_eval
@@ -98,7 +98,7 @@ def accumulate(
         index, evaluation = faster_coco_eval.COCO, faster_coco_eval.COCOeval_faster
         options = {"print_function": lambda *_: None}
     with contextlib.redirect_stdout(io.StringIO()):  # both narrate every step
-        sides = [indexed(index, truth, annotations) for annotations in (truth.annotations, numbered(detections))]
+        sides = [build_index(index, truth, annotations) for annotations in (truth.annotations, with_ids(detections))]
         run = evaluation(*sides, iouType="bbox", **options)
         run.params.imgIds = list(truth.image_ids)
         run.params.catIds = list(category_ids)

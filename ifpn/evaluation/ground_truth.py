@@ -67,7 +67,7 @@ class GroundTruth:
                 annotations.append(annotation)
         return cls(tuple(sorted(known)), categories, tuple(annotations), name)
 
-    def restricted(self, image_ids: Iterable[int]) -> GroundTruth:
+    def subset(self, image_ids: Iterable[int]) -> GroundTruth:
         """The same with only the given images."""
         kept = frozenset(image_ids)
         annotations = tuple(a for a in self.annotations if a["image_id"] in kept)

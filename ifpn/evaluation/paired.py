@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import stats
 
-from ifpn.evaluation.bootstrap import Matches
+from ifpn.evaluation.bootstrap import ScoredMatches
 
 EFFECTS = (4.0, 1.0, 0.4)  # AP: what an implicit pyramid is said to gain; a row of a table; the solver's part
 MOST_PAIRS = 100_000
@@ -90,7 +90,7 @@ def _power(n: int, ratio: float, level: float) -> float:
 
 
 def images_interval(
-    pairs: Sequence[tuple[Matches, Matches]], resamples: int, seed: int = 0, confidence: float = 0.95
+    pairs: Sequence[tuple[ScoredMatches, ScoredMatches]], resamples: int, seed: int = 0, confidence: float = 0.95
 ) -> tuple[float, float]:
     """Bootstrap interval over images of the mean difference of several pairs of detectors.
 

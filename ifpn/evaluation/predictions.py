@@ -17,7 +17,7 @@ _SERVER_DECIMALS = 2  # of a pixel; COCO advises one, to keep uploads small
 _SCORE_DECIMALS = 6
 
 
-class Prediction(TypedDict):
+class CocoDetection(TypedDict):
     """One entry of a COCO result file: official ids; bbox is [x, y, width, height] in pixels."""
 
     image_id: int
@@ -39,7 +39,7 @@ class KnownIds(Protocol):
     def category_names(self) -> Mapping[int, str]: ...
 
 
-def write_predictions(records: Sequence[Prediction], path: str | Path) -> Path:
+def write_predictions(records: Sequence[CocoDetection], path: str | Path) -> Path:
     """Write COCO's result list; numbers keep all digits, so that scoring the file gives the very same AP."""
     target = Path(path).expanduser()
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -47,7 +47,7 @@ def write_predictions(records: Sequence[Prediction], path: str | Path) -> Path:
     return target
 
 
-def read_predictions(path: str | Path, known: KnownIds | None = None) -> list[Prediction]:
+def read_predictions(path: str | Path, known: KnownIds | None = None) -> list[CocoDetection]:
     """Read and check a COCO result file: a list of entries, or an object with that list under "annotations".
 
     Args:
@@ -74,11 +74,11 @@ def read_predictions(path: str | Path, known: KnownIds | None = None) -> list[Pr
     return checked_predictions(content, known, source=str(file))
 
 
-def checked_predictions(entries: Iterable[Any], known: KnownIds | None, *, source: str) -> list[Prediction]:
+def checked_predictions(entries: Iterable[Any], known: KnownIds | None, *, source: str) -> list[CocoDetection]:
     """Check entries (see :func:`read_predictions`) and keep the four fields that count."""
     images = None if known is None else frozenset(known.image_ids)
     categories = None if known is None else frozenset(known.category_names)
-    good: list[Prediction] = []
+    good: list[CocoDetection] = []
     faults: list[str] = []
     for i, entry in enumerate(entries):
         fault = _fault(entry, images, categories)
@@ -103,7 +103,7 @@ def checked_predictions(entries: Iterable[Any], known: KnownIds | None, *, sourc
 def _fault(entry: Any, images: frozenset[int] | None, categories: frozenset[int] | None) -> str | None:
     if not isinstance(entry, dict):
         return f"{_short(entry)} is not an object"
-    missing = [key for key in Prediction.__annotations__ if key not in entry]
+    missing = [key for key in CocoDetection.__annotations__ if key not in entry]
     if missing:
         return f"no {', '.join(missing)} (it has {', '.join(map(str, entry)) or 'nothing'})"
     for key, allowed in (("image_id", images), ("category_id", categories)):
@@ -153,7 +153,7 @@ def submission_name(algorithm: str, split: str = TEST_SET) -> str:
 
 
 def write_submission(
-    records: Sequence[Prediction], folder: str | Path, *, algorithm: str, split: str = TEST_SET
+    records: Sequence[CocoDetection], folder: str | Path, *, algorithm: str, split: str = TEST_SET
 ) -> Path:
     """Write the zip that COCO's evaluation server accepts: one JSON with the name the server prescribes.
 

@@ -103,7 +103,7 @@ class CocoResult:
         for left, right in zip(SUMMARY_NAMES[:6], SUMMARY_NAMES[6:], strict=True):
             cells: list[str] = []
             for name in (left, right):
-                cells += [f"[bold]{name}[/]", shown(self.summary[name]), _MEANING[name]]
+                cells += [f"[bold]{name}[/]", format_score(self.summary[name]), _MEANING[name]]
             numbers.add_row(*cells)
         names = list(self.per_class) if class_names is None else class_names
         return [numbers, _breakdown("size", SIZE_BINS, self.per_size), _breakdown("class", names, self.per_class)]
@@ -116,11 +116,11 @@ def _breakdown(kind: str, names: Iterable[str], rows: Mapping[str, Mapping[str, 
         table.add_column(column, justify="right")
     for name, row in zip(names, rows.values(), strict=True):
         # a class may be called "[red]": its name is no markup
-        table.add_row(Text(name), str(int(row["boxes"])), *(shown(row[key]) for key in ("AP", "AP50", "AR100")))
+        table.add_row(Text(name), str(int(row["boxes"])), *(format_score(row[key]) for key in ("AP", "AP50", "AR100")))
     return table
 
 
-def shown(value: float) -> str:
+def format_score(value: float) -> str:
     """A number of the summary for people; a dash where there was nothing to find."""
     return "-" if value == -1 else f"{value:.3f}"
 

@@ -5,6 +5,8 @@ Version 2 starts from half the plain convolution: its offsets and mask logits co
 zero, and sigmoid(0) = 1/2. That half is the convention of the published detectors, so their converted weights fit.
 """
 
+from __future__ import annotations
+
 from collections.abc import Iterable
 from contextlib import nullcontext
 
@@ -65,11 +67,11 @@ class ModulatedDeformConv2d(nn.Module):
         in_channels: input channels.
         out_channels: output channels.
         kernel_size: k.
-        stride, padding, dilation, groups: as ``nn.Conv2d``.
+        stride, padding, dilation, groups: as `nn.Conv2d`.
         bias: whether the convolution itself has a bias.
 
-    ``weight`` and ``bias`` carry the names of ``nn.Conv2d``, so that plain weights load unchanged;
-    ``offset`` is the convolution that predicts 2 k² offsets (y, x) and k² mask logits, in one group.
+    `weight` and `bias` carry the names of `nn.Conv2d`, so that plain weights load unchanged;
+    `offset` is the convolution that predicts 2 k² offsets (y, x) and k² mask logits, in one group.
     """
 
     def __init__(
@@ -104,7 +106,7 @@ class ModulatedDeformConv2d(nn.Module):
         nn.init.zeros_(self.offset.bias)  # type: ignore[arg-type]  # created with a bias above
 
     @classmethod
-    def from_conv(cls, conv: nn.Conv2d) -> "ModulatedDeformConv2d":
+    def from_conv(cls, conv: nn.Conv2d) -> ModulatedDeformConv2d:
         """The deformable twin of a square convolution; takes over its weight and bias."""
         if isinstance(conv.padding, str) or not _square(conv):
             raise ValueError(f"only square convolutions with numeric padding can be made deformable, got {conv}")

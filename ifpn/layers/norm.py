@@ -1,5 +1,7 @@
 """Normalisation layers of the blocks inside G, and the rule that fits GroupNorm to any number of channels."""
 
+from __future__ import annotations
+
 from typing import Literal
 
 from torch import nn
@@ -12,7 +14,7 @@ CHANNELS_PER_GROUP = 8  # 256 channels in 32 groups, the GroupNorm paper's defau
 
 
 def norm_groups(channels: int, at_most: int = 32) -> int:
-    """GroupNorm groups: the largest divisor of ``channels`` not above ``min(at_most, channels / 8)``.
+    """GroupNorm groups: the largest divisor of `channels` not above `min(at_most, channels / 8)`.
 
     256 channels give 32 groups, 64 give 8, 16 give 2, and fewer than 16 give 1. A narrow net so keeps the 8
     channels per group of the 256-channel one: with only 2 values in a group (a 1x1 level) GroupNorm is a sign
@@ -23,12 +25,12 @@ def norm_groups(channels: int, at_most: int = 32) -> int:
 
 
 def group_norm(channels: int) -> nn.GroupNorm:
-    """GroupNorm with affine parameters and :func:`norm_groups` groups."""
+    """GroupNorm with affine parameters and `norm_groups` groups."""
     return nn.GroupNorm(norm_groups(channels), channels)
 
 
 def make_norm(norm: Norm, channels: int, *, eps: float = 1e-5, momentum: float = 0.1) -> nn.Module:
-    """``"none"`` (identity), ``"gn"`` (:func:`group_norm`) or ``"bn"`` (BatchNorm, ``eps``, ``momentum``).
+    """`"none"` (identity), `"gn"` (`group_norm`) or `"bn"` (BatchNorm, `eps`, `momentum`).
 
     Raises:
         UserError: for any other name.
@@ -41,4 +43,4 @@ def make_norm(norm: Norm, channels: int, *, eps: float = 1e-5, momentum: float =
         case "bn":
             return nn.BatchNorm2d(channels, eps=eps, momentum=momentum)
         case _:
-            raise UserError(f"norm must be 'none', 'gn' or 'bn', got {norm!r}")
+            raise UserError(f"norm={norm}: must be 'none', 'gn' or 'bn'.")

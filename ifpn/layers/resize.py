@@ -1,5 +1,7 @@
 """Changing a level's size without parameters. Every size is a target size, never a factor: 25 -> 13 -> 7."""
 
+from __future__ import annotations
+
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -10,14 +12,14 @@ def size_of(x: Tensor) -> tuple[int, int]:
 
 
 def nearest(x: Tensor, size: tuple[int, int]) -> Tensor:
-    """Nearest-neighbour up-sampling of (N, C, h, w) to ``size``; the same tensor if it has that size."""
+    """Nearest-neighbour up-sampling of (N, C, h, w) to `size`; the same tensor if it has that size."""
     return x if size_of(x) == size else F.interpolate(x, size=size, mode="nearest")
 
 
 def max_pool_to(x: Tensor, size: tuple[int, int], kernel: tuple[int, int], fill: float) -> Tensor:
-    """Max-pooling of (N, C, h, w) to ``size``, stride = kernel, padded with ``fill`` to ``size * kernel``.
+    """Max-pooling of (N, C, h, w) to `size`, stride = kernel, padded with `fill` to `size * kernel`.
 
-    The padding is shared between both sides, the odd row or column at the end. ``fill=-inf`` leaves the
+    The padding is shared between both sides, the odd row or column at the end. `fill=-inf` leaves the
     border out of the maximum (TensorFlow's SAME).
     """
     (h, w), (rows, columns) = size_of(x), size

@@ -1,5 +1,7 @@
 """Once per solve: weight norm, dropout masks and BatchNorm statistics of a G that is evaluated many times."""
 
+from __future__ import annotations
+
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 
@@ -8,12 +10,13 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils import parametrize
 from torch.nn.utils.parametrizations import weight_norm
 
+from ifpn.errors import UserError
 from ifpn.layers.deform import DeformableConv
 
 
 @contextmanager
 def solve_scope(g: nn.Module) -> Iterator[None]:
-    """Makes all evaluations of ``g`` inside the block evaluations of one and the same function.
+    """Make all evaluations of `g` inside the block evaluations of one and the same function.
 
     * Weight norm: w = g v / ||v|| is computed once, with a graph if gradients are on; every evaluation uses
       it, so that each parameter receives one gradient.
@@ -37,25 +40,25 @@ def solve_scope(g: nn.Module) -> Iterator[None]:
 
 
 class VariationalDropout(nn.Module):
-    """Channel dropout with a mask (N, C, 1, 1) that stays the same within :func:`solve_scope`.
+    """Channel dropout with a mask (N, C, 1, 1) that stays the same within `solve_scope`.
 
     Gal and Ghahramani 2016; identity in evaluation. Kept channels are scaled by 1 / (1 - p).
 
     Raises:
-        ValueError: unless 0 <= p < 1.
+        UserError: unless 0 <= p < 1.
     """
 
     def __init__(self, p: float) -> None:
         super().__init__()
         if not 0 <= p < 1:
-            raise ValueError(f"dropout must be in [0, 1), got {p}")
+            raise UserError(f"dropout={p}: must be in [0, 1).")
         self.p = p
         self._hold = False
         self._mask: Tensor | None = None
 
     @contextmanager
     def held(self) -> Iterator[None]:
-        """Keeps the first mask drawn inside the block until its end."""
+        """Keep the first mask drawn inside the block until its end."""
         self._hold = True
         try:
             yield
@@ -78,7 +81,7 @@ class VariationalDropout(nn.Module):
 
 
 def apply_weight_norm(module: nn.Module) -> None:
-    """w = g v / ||v|| per output channel of every convolution (Salimans and Kingma 2016), in place.
+    """Reparametrise every convolution as w = g v / ||v|| per output channel (Salimans and Kingma 2016), in place.
 
     g starts at ||v||, so that the function is unchanged. Offset convolutions of deformable kernels are left
     out: they start at zero, where v / ||v|| does not exist.

@@ -1,5 +1,7 @@
 """The feature pyramid network (Lin et al. 2017): torchvision's, with P6 and P7 by our rule."""
 
+from __future__ import annotations
+
 import functools
 from collections import OrderedDict
 
@@ -17,22 +19,25 @@ from ifpn.necks.transformation import ResidualBlock
 class FPN(Neck):
     """1x1 lateral convolutions, top-down sum with nearest-neighbour up-sampling, 3x3 output convolutions.
 
-    torchvision's ``LastLevelP6P7`` takes P6 from P5 or from C5 according to their channels; here the caller
+    torchvision's `LastLevelP6P7` takes P6 from P5 or from C5 according to their channels; here the caller
     says.
 
     Args:
-        in_channels_list, out_channels, extra_blocks, norm_layer: as
-            ``torchvision.ops.FeaturePyramidNetwork``.
-        extra_levels: P6 from the output P5 (``"p5"``: FCOS, ATSS, AutoAssign), from C5 (``"c5"``: RetinaNet),
-            or neither P6 nor P7 (``"none"``: Faster R-CNN).
-        norm: after the lateral and the output convolutions: ``"none"`` (Lin et al. 2017), ``"gn"`` (GroupNorm) or
-            ``"bn"`` (BatchNorm); a shorter way to say ``norm_layer``.
-        residual_block: G's residual block (:class:`ifpn.necks.transformation.ResidualBlock`), own weights per level,
+        in_channels_list: as `torchvision.ops.FeaturePyramidNetwork`, like the next three.
+        out_channels: C of every output level.
+        extra_blocks: run on the finished pyramid.
+        norm_layer: called with C, follows the convolutions; None for none.
+        extra_levels: P6 from the output P5 (`"p5"`: FCOS, ATSS, AutoAssign), from C5 (`"c5"`: RetinaNet),
+            or neither P6 nor P7 (`"none"`: Faster R-CNN).
+        norm: after the lateral and the output convolutions: `"none"` (Lin et al. 2017), `"gn"` (GroupNorm) or
+            `"bn"` (BatchNorm); a shorter way to say `norm_layer`.
+        residual_block: G's residual block (`ResidualBlock`), own weights per level,
             on every finished level, P6 and P7 too: i-FPN's capacity without its connection and its iteration.
-        weight_norm, dropout: of the residual blocks, as :class:`ImplicitFPN`.
+        weight_norm: of the residual blocks, as `ImplicitFPN`.
+        dropout: of the residual blocks, as `ImplicitFPN`.
 
     Raises:
-        UserError: for another ``norm``, or one beside ``norm_layer``.
+        UserError: for another `norm`, or one beside `norm_layer`.
     """
 
     def __init__(
@@ -51,19 +56,20 @@ class FPN(Neck):
         super().__init__(in_channels_list, out_channels, extra_blocks, extra_levels)
         if norm != "none":
             if norm_layer is not None:
-                raise UserError(f"norm={norm!r} and norm_layer both name a normalisation: give one of them")
+                raise UserError(
+                    f"norm={norm}: must be left out where norm_layer is given. Both name the normalisation."
+                )
             norm_layer = functools.partial(make_norm, norm)
         self.fpn = FeaturePyramidNetwork(in_channels_list, out_channels, norm_layer=norm_layer)
         self.extra = ExtraLevels.of(self.extra_levels, in_channels_list[-1], out_channels)
-        num_levels = len(in_channels_list) + (0 if self.extra is None else 2)
         self.residual: nn.ModuleList | None = None
         if residual_block:
-            self.residual = nn.ModuleList(ResidualBlock(out_channels, dropout) for _ in range(num_levels))
+            self.residual = nn.ModuleList(ResidualBlock(out_channels, dropout) for _ in range(self.num_levels))
             if weight_norm:
                 apply_weight_norm(self.residual)
 
     def pyramid(self, features: list[Tensor]) -> list[Tensor]:
-        """See :meth:`Neck.pyramid`."""
+        """See `Neck.pyramid`."""
         named = OrderedDict((str(index), feature) for index, feature in enumerate(features))
         levels: list[Tensor] = list(self.fpn(named).values())
         if self.extra is not None:

@@ -1,44 +1,312 @@
-"""The implicit feature pyramid network: P* = G(P* + B) (paper Eq. 7)."""
+"""The implicit feature pyramid network: P* = G(P* + B) (paper Eq. 7), found by a solver, differentiated by its rule."""
+
+from __future__ import annotations
 
 import functools
+from abc import abstractmethod
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Any, Literal, Protocol, get_args
 
+import torch
 from torch import Tensor, nn
 
 from ifpn.csc import PyramidConv
-from ifpn.necks.equilibrium import EquilibriumNeck, Policy
-from ifpn.necks.neck import ExtraLevelsFrom
-from ifpn.necks.projection import NormLayer
-from ifpn.necks.transformation import CrossScale, Transformation
+from ifpn.errors import UserError
+from ifpn.layers.deform import DeformableConv
+from ifpn.layers.norm import group_norm
+from ifpn.layers.solve_scope import solve_scope
+from ifpn.necks.auxiliary import jacobian_losses, relative_distance, second_evaluation
+from ifpn.necks.neck import ExtraLevelsFrom, Levels, Neck, check_pyramid_sizes
+from ifpn.necks.projection import NormLayer, Projection
+from ifpn.necks.pyramid_layout import PyramidLayout
+from ifpn.necks.transformation import Block, CrossScale, Transformation
+from ifpn.necks.warm_start import LearnedStart, warm_start
+from ifpn.solvers import Equilibrium, Stats, Unroll, spectral_radius
+
+Start = Literal["zero", "learned"]
+
+
+class FixedPointSolver(Protocol):
+    """How z = f(z) is solved and differentiated: `ifpn.solvers.Equilibrium`, `Unroll`, or one's own."""
+
+    def __call__(self, f: Callable[[Tensor], Tensor], z0: Tensor, /, *, training: bool) -> tuple[Tensor, Stats]:
+        """Solve z = f(z), f from (N, D) to (N, D), starting at z0; return the state (N, D) and what happened."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class EquilibriumOptions:
+    """What implicit necks have in common beside G, as `ImplicitFPN` documents it.
+
+    Raises:
+        UserError: a number out of its range.
+    """
+
+    solver: FixedPointSolver | None
+    input_norm: bool
+    add_input: bool
+    jacobian_penalty: float
+    compile: bool
+    jacobian_every: float = 1.0
+    contraction_penalty: float = 0.0
+    contraction_margin: float = 0.9
+    correction_weight: float = 0.0
+    start: Start = "zero"
+
+    def __post_init__(self) -> None:
+        """Refuse what is out of range; NaN too."""
+        for name in ("jacobian_penalty", "contraction_penalty", "contraction_margin", "correction_weight"):
+            if not getattr(self, name) >= 0:
+                raise UserError(f"{name}={getattr(self, name)}: must be 0 or positive.")
+        if self.start not in get_args(Start):
+            raise UserError(f"start={self.start}: must be 'zero' or 'learned'.")
+        if not 0 < self.jacobian_every <= 1:
+            raise UserError(f"jacobian_every={self.jacobian_every}: must be a share of the steps, in (0, 1].")
+
+    @property
+    def differentiated_twice(self) -> str:
+        """The penalty that is on and needs second derivatives of G, by name and value; else empty."""
+        weights = {name: getattr(self, name) for name in ("jacobian_penalty", "contraction_penalty")}
+        return next((f"{name}={weight}" for name, weight in weights.items() if weight > 0), "")
+
+
+class EquilibriumNeck(Neck):
+    """B from the backbone, P^0 = 0, then the solver. A subclass says in `step` how G is applied.
+
+    Args:
+        g_factory: makes G, called `g_factory(channels, num_levels)`.
+        in_channels_list: as `ImplicitFPN`.
+        out_channels: as `ImplicitFPN`.
+        extra_blocks: as `ImplicitFPN`.
+        norm_layer: as `ImplicitFPN`.
+        extra_levels: as `ImplicitFPN`.
+        options: all that does not concern G.
+
+    Attributes:
+        keep_state: in evaluation, hold P* as `state` and start the next forward from it (`Stream` does so).
+        state: P* of the last forward, detached, where `keep_state` or a `start` asked for it.
+        restarted: (N,) bool, images of the last forward whose start was refused; None where there was none.
+
+    Raises:
+        UserError: a penalty on the Jacobian with deformable kernels in G.
+    """
+
+    def __init__(
+        self,
+        g_factory: Callable[[int, int], nn.Module],
+        in_channels_list: list[int],
+        out_channels: int,
+        extra_blocks: nn.Module | None,
+        norm_layer: NormLayer | None,
+        extra_levels: ExtraLevelsFrom,
+        options: EquilibriumOptions,
+    ) -> None:
+        super().__init__(in_channels_list, out_channels, extra_blocks, extra_levels)
+        self.projection = Projection(in_channels_list, out_channels, self.extra_levels, norm_layer)
+        levels = range(self.num_levels)
+        self.input_norm = nn.ModuleList(group_norm(out_channels) for _ in levels) if options.input_norm else None
+        self.add_input = options.add_input
+        self.g = g_factory(out_channels, self.num_levels)
+        self.solver: FixedPointSolver = Equilibrium() if options.solver is None else options.solver
+        self.options = options
+        if options.differentiated_twice and any(isinstance(m, DeformableConv) for m in self.g.modules()):
+            raise UserError(
+                f"{options.differentiated_twice}: must be 0 with deformable kernels, which cannot be differentiated "
+                "twice. Set it to 0, or csc.deform=false."
+            )
+        self.compile_g = options.compile
+        self.learned_start = LearnedStart(out_channels, self.num_levels) if options.start == "learned" else None
+        self._compiled: Callable[..., Levels] | None = None
+        self.keep_state = False
+        self.state: Levels | None = None
+        self.restarted: Tensor | None = None
+
+    def forward(self, x: Mapping[str, Tensor], start: Levels | None = None) -> OrderedDict[str, Tensor]:
+        """As `Neck.forward`; in evaluation the solve can start from a pyramid that is close.
+
+        Args:
+            x: see `Neck.forward`.
+            start: the `state` of an earlier forward. An image starts from zero where that has the smaller
+                residual, and all do where the sizes have changed. A start costs no evaluation unless refused.
+
+        Returns:
+            See `Neck.forward`.
+
+        Raises:
+            ValueError: a start in training; else see `Neck.forward`.
+        """
+        if start is not None and self.training:
+            raise ValueError("start is for evaluation: dropout gives each training step another fixed point")
+        if start is not None:
+            self.state = start
+        elif self.training or not self.keep_state:
+            self.state = None
+        self.restarted = None
+        return super().forward(x)
+
+    @abstractmethod
+    def step(self, p: Levels, b: Levels) -> Levels:
+        """Evaluate the right-hand side of the equation once."""
+
+    def evaluate_g(self, *arguments: Levels) -> Levels:
+        """Apply G, through `torch.compile` if asked to, in the evaluations that only search.
+
+        The one evaluation under autograd stays eager. A compiled backward always computes all its gradients, the
+        parameters' too, so each of the adjoint's products, which need that of the state alone, would cost
+        nearly twice as much (docs/solver.md).
+        """
+        if not self.compile_g or torch.is_grad_enabled():
+            outputs: Levels = self.g(*arguments)
+            return outputs
+        if self._compiled is None:
+            self._compiled = torch.compile(self.g.forward)
+        return self._compiled(*arguments)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave out the compiled G, which belongs to this object's weights, and what the last forward left."""
+        return {**super().__getstate__(), "_compiled": None, "state": None, "restarted": None}
+
+    def pyramid(self, features: Levels) -> Levels:
+        """Backbone levels to P* (or P* + B), fp32, contiguous. `Unroll(0)` gives B: P^0 is zero for every image."""
+        b = self.project(features)
+        check_pyramid_sizes(b)
+        if isinstance(self.solver, Unroll) and self.solver.steps == 0:
+            self.stats = self.state = None
+            return b
+        f = self.flat_map(b)
+        graded = self.training and torch.is_grad_enabled()
+        with solve_scope(self.g):
+            p0 = self._first_state(f)
+            # Before the solve: the last evaluation is the one that BatchNorm's statistics remember.
+            second = second_evaluation(f, p0.detach()) if graded and self.options.correction_weight > 0 else None
+            p, self.stats = self._solve(f, p0.detach())
+            if graded:
+                self.auxiliary_losses |= jacobian_losses(f, p, self.options)
+        if graded and self.learned_start is not None:
+            self.auxiliary_losses["start"] = relative_distance(p0, p)
+        if second is not None:
+            self.auxiliary_losses["correction"] = self.options.correction_weight * relative_distance(second, p)
+        levels = f.layout.views(p)
+        if self.state is not None or (self.keep_state and not self.training):
+            self.state = f.layout.views(p.detach().clone())  # the caller may change its levels in place
+        if self.add_input:
+            return [p_l + b_l for p_l, b_l in zip(levels, b, strict=True)]
+        return [level.contiguous() for level in levels]
+
+    def _first_state(self, f: FlatStep) -> Tensor:
+        """P^0 (N, D): zero, or h(B), which has a gradient in h and none in B."""
+        zeros = f.layout.zeros(f.b[0])
+        if self.learned_start is None:
+            return zeros
+        return f.layout.flatten(self.learned_start([level.detach() for level in f.b]), zeros.dtype)
+
+    def _solve(self, f: FlatStep, p0: Tensor) -> tuple[Tensor, Stats]:
+        """P* from `state`, if it is of the size of B, else from p0 (N, D)."""
+        if self.state is None or [p.shape for p in self.state] != [b.shape for b in f.b]:
+            return self.solver(f, p0, training=self.training)
+        with torch.no_grad():
+            known = f.layout.flatten(self.state, p0.dtype).to(p0.device)
+        first, z0, self.restarted = warm_start(f, known)
+        # A value without a graph is of no use to a solver that unrolls.
+        return self.solver(f if torch.is_grad_enabled() else first, z0, training=False)
+
+    def evals(self) -> Tensor:
+        """Evaluations of G in the last forward that searched or gave the value, per image: (N,) int64.
+
+        Raises:
+            RuntimeError: nothing has been solved yet.
+        """
+        if self.stats is None:
+            raise RuntimeError("the neck has solved nothing: call it first")
+        forward = self.stats.forward
+        used = torch.full_like(forward.status, forward.evals) if forward.sample_evals is None else forward.sample_evals
+        return used if self.restarted is None else used + self.restarted
+
+    def spectral_radius(self, x: Mapping[str, Tensor], iters: int = 25) -> Tensor:
+        """Spectral radius of df/dP at P*, per image: (N,) float64. Above 1 there is nothing to converge to.
+
+        Of the network as evaluation uses it: no dropout, BatchNorm by its running statistics. Leaves nothing
+        behind: no gradient, no statistics, no random numbers drawn, `stats` and the mode as they were.
+
+        Args:
+            x: what `forward` takes.
+            iters: vector-Jacobian products (`ifpn.solvers.spectral_radius`), on top of a solve with the
+                evaluation budget and one evaluation.
+        """
+        with _in_evaluation(self), torch.no_grad(), solve_scope(self.g):
+            b = self.project(list(x.values()))
+            f = self.flat_map(b)
+            p, _ = self.solver(f, f.layout.zeros(b[0]), training=False)
+            return spectral_radius(f, p, iters)
+
+    def project(self, features: Levels) -> Levels:
+        """Backbone levels to B."""
+        b: Levels = self.projection(features)
+        if self.input_norm is None:
+            return b
+        return [norm(level) for norm, level in zip(self.input_norm, b, strict=True)]
+
+    def flat_map(self, b: Levels) -> FlatStep:
+        """`step` for given B, on flat states (N, D)."""
+        return FlatStep(self, PyramidLayout.of(b), b)
+
+
+@dataclass(frozen=True)
+class FlatStep:
+    """The right-hand side of a neck's equation for given B, on flat states: (N, D) -> (N, D)."""
+
+    neck: EquilibriumNeck
+    layout: PyramidLayout
+    b: Levels
+
+    def __call__(self, p: Tensor) -> Tensor:
+        """Evaluate `EquilibriumNeck.step`; the result has the type of p."""
+        return self.layout.flatten(self.neck.step(self.layout.views(p), self.b), p.dtype)
+
+    @property
+    def take(self) -> Callable[[Tensor], FlatStep] | None:
+        """Restrict to the images `index`, so that a solver need not compute the finished ones.
+
+        None in training, where dropout masks and BatchNorm belong to the whole batch, and with a compiled G, which
+        would be compiled for every batch size.
+        """
+        if self.neck.training or self.neck.compile_g:
+            return None
+        return lambda index: replace(self, b=[level[index] for level in self.b])
 
 
 class ImplicitFPN(EquilibriumNeck):
     """The pyramid P* with P* = G(P* + B), where B is the projected backbone feature and P^0 = 0.
 
-    G is a residual block per level and a cross-scale block (:class:`Transformation`, Eq. 8). It has the
+    G is a residual block per level and a cross-scale block (`Transformation`, Eq. 8). It has the
     parameters of one block, and training stores the activations of one evaluation, however many the solver
-    makes. Takes the place of ``torchvision.ops.FeaturePyramidNetwork`` in torchvision's detectors::
+    makes. Takes the place of `torchvision.ops.FeaturePyramidNetwork` in torchvision's detectors:
 
         neck = ImplicitFPN([512, 1024, 2048], 256)                                          # P3..P7
         neck = ImplicitFPN([256, 512, 1024, 2048], 256, extra_blocks=LastLevelMaxPool())    # P2..P5, pool
 
     Within one forward, weight norm is computed once, dropout masks are drawn once, and BatchNorm, if the csc
     has it, normalises each evaluation by its own batch and updates its running statistics once, in the last
-    evaluation, which is at P* (:func:`ifpn.layers.solve_scope.solve_scope`). The head works on P*;
-    on P* + B with ``add_input``.
+    evaluation, which is at P* (`ifpn.layers.solve_scope.solve_scope`). The head works on P*;
+    on P* + B with `add_input`.
 
     Args:
         in_channels_list: channels of the backbone levels, fine to coarse, each of half the size of the one
             before.
         out_channels: C of B and P.
-        extra_blocks: a torchvision ``ExtraFPNBlock`` on P*, after the solve; the state then has no P6 and P7.
+        extra_blocks: a torchvision `ExtraFPNBlock` on P*, after the solve; the state then has no P6 and P7.
         norm_layer: called with C, follows the 1x1 convolutions that make B; None for none.
-        csc: makes the cross-scale block, called ``csc(channels, num_levels)``.
-        solver: ``Equilibrium(...)`` or ``Unroll(steps)``; None is ``Equilibrium()``, with the paper's budget of
-            15 evaluations in training and 7 in evaluation. ``Unroll(T)`` gives P^T of the same G; ``Unroll(0)``
+        csc: makes the cross-scale block, called `csc(channels, num_levels)`.
+        solver: `Equilibrium(...)` or `Unroll(steps)`; None is `Equilibrium()`, with the paper's budget of
+            15 evaluations in training and 7 in evaluation. `Unroll(T)` gives P^T of the same G; `Unroll(0)`
             gives B, as P^0 = 0 says nothing of the image (G is then unused and gets no gradient).
-        extra_levels: B6 from the projected C5 (``"p5"``), from C5 (``"c5"``), or neither B6 nor B7
-            (``"none"``).
+        extra_levels: B6 from the projected C5 (`"p5"`), from C5 (`"c5"`), or neither B6 nor B7
+            (`"none"`).
         residual_block: residual blocks R_j in G (paper Table 3, RBL).
+        block: `"basic"`, or `"post_norm"` with a GroupNorm behind the residual block (`ResidualBlock`).
         weight_norm: weight norm on the convolutions of G (paper Sec. 4.2).
         dropout: rate of the variational dropout in the residual blocks (paper Sec. 4.2 names no rate).
         output_norm: GroupNorm on G's output: keeps the iteration bounded when training drives it apart.
@@ -46,13 +314,26 @@ class ImplicitFPN(EquilibriumNeck):
             features are not of the order of 1 (EfficientNet-Lite's are near 8).
         add_input: the neck returns P* + B, the argument of G, instead of P*: a short way for the gradient from
             the head to the backbone.
-        jacobian_penalty: weight of the estimated ||dG/dP||_F^2 / D at P* in ``auxiliary_losses["jacobian"]``.
-        compile: ``torch.compile`` for the evaluations that search P*; the graded one stays eager.
+        jacobian_penalty: weight of the estimated ||dG/dP||_F^2 / D at P* in `auxiliary_losses["jacobian"]`.
+        jacobian_every: share of the training steps, drawn at random, that compute this penalty and the next one,
+            at full weight (0.08 in MDEQ's configurations).
+        contraction_penalty: weight of the mean of max(0, 1ᵀ dG/dP - margin)^2 at P* in
+            `auxiliary_losses["contraction"]`: zero where G contracts (`ifpn.solvers.contraction_penalty`).
+        contraction_margin: the margin.
+        correction_weight: weight of ||P^2 - P*||^2 / ||P*||^2 in `auxiliary_losses["correction"]`: two evaluations
+            at test are to give what the equilibrium gives (Bai et al. 2022, DEQ-Flow's correction loss).
+        start: P^0: `"zero"`, or `"learned"`, h(B) trained by ||h(B) - P*||^2 / ||P*||^2 in
+            `auxiliary_losses["start"]` (`LearnedStart`; Bai et al. 2022, HyperDEQ).
+        fine_every: in the search, evaluate the coarse levels so often per evaluation of all levels: the finest one is
+            most of the work. The fixed point and the graded evaluation stay.
+        compile: `torch.compile` for the evaluations that search P*; the graded one stays eager.
 
     Raises:
-        ValueError: for a G without parameters, rates or weights out of range, and a Jacobian penalty with
+        UserError: for a G without parameters, rates or weights out of range, and a penalty on the Jacobian with
             deformable kernels (they have no second derivative).
     """
+
+    g: Transformation
 
     def __init__(
         self,
@@ -62,38 +343,72 @@ class ImplicitFPN(EquilibriumNeck):
         norm_layer: NormLayer | None = None,
         *,
         csc: CrossScale = PyramidConv,
-        solver: Policy | None = None,
+        solver: FixedPointSolver | None = None,
         extra_levels: ExtraLevelsFrom = "p5",
         residual_block: bool = True,
+        block: Block = "basic",
         weight_norm: bool = True,
         dropout: float = 0.05,
         output_norm: bool = False,
         input_norm: bool = False,
         add_input: bool = False,
         jacobian_penalty: float = 0.0,
+        jacobian_every: float = 1.0,
+        contraction_penalty: float = 0.0,
+        contraction_margin: float = 0.9,
+        correction_weight: float = 0.0,
+        start: Start = "zero",
+        fine_every: int = 1,
         compile: bool = False,
     ) -> None:
-        super().__init__(
-            in_channels_list,
-            out_channels,
-            extra_blocks,
-            norm_layer,
-            extra_levels=extra_levels,
-            make_g=functools.partial(
-                Transformation,
-                csc=csc,
-                residual_block=residual_block,
-                weight_norm=weight_norm,
-                dropout=dropout,
-                output_norm=output_norm,
-            ),
+        g_factory = functools.partial(
+            Transformation,
+            csc=csc,
+            residual_block=residual_block,
+            block=block,
+            weight_norm=weight_norm,
+            dropout=dropout,
+            output_norm=output_norm,
+        )
+        options = EquilibriumOptions(
             solver=solver,
-            jacobian_weight=jacobian_penalty,
             input_norm=input_norm,
             add_input=add_input,
+            jacobian_penalty=jacobian_penalty,
+            jacobian_every=jacobian_every,
+            contraction_penalty=contraction_penalty,
+            contraction_margin=contraction_margin,
+            correction_weight=correction_weight,
+            start=start,
             compile=compile,
         )
+        super().__init__(g_factory, in_channels_list, out_channels, extra_blocks, norm_layer, extra_levels, options)
 
-    def iterate(self, p: list[Tensor], b: list[Tensor]) -> list[Tensor]:
-        """G(P + B), Eq. 7."""
-        return self.call_g([p_l + b_l for p_l, b_l in zip(p, b, strict=True)])
+        self.fine_every = fine_every
+        if fine_every < 1:
+            raise UserError(f"fine_every={fine_every}: must be 1 or more.")
+        if fine_every > 1 and (not isinstance(self.g.csc, PyramidConv) or self.g.csc.ibn is not None):
+            raise UserError(
+                f"fine_every={fine_every}: must be 1 with this csc, whose levels cannot be computed in part. "
+                "Use csc=pyramid with csc.ibn=false."
+            )
+        if fine_every > 1 and compile:
+            raise UserError(f"fine_every={fine_every}: must be 1 with neck.compile=true.")
+
+    def step(self, p: Levels, b: Levels) -> Levels:
+        """G(P + B), Eq. 7; where only searched, after `fine_every - 1` evaluations of the coarse levels."""
+        if self.fine_every > 1 and not torch.is_grad_enabled() and not isinstance(self.solver, Unroll):
+            return self.g.forward_with_coarse_steps(p, b, self.fine_every - 1)
+        return self.evaluate_g([p_l + b_l for p_l, b_l in zip(p, b, strict=True)])
+
+
+@contextmanager
+def _in_evaluation(module: nn.Module) -> Iterator[None]:
+    """Evaluation mode inside the block; after it every part has its own mode back."""
+    modes = [(part, part.training) for part in module.modules()]
+    module.eval()
+    try:
+        yield
+    finally:
+        for part, training in modes:
+            part.training = training

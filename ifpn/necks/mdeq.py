@@ -1,5 +1,7 @@
 """The implicit function of MDEQ (Bai et al. 2020) on B: the competitor of paper Table 5."""
 
+from __future__ import annotations
+
 import functools
 import itertools
 from collections import OrderedDict
@@ -7,72 +9,12 @@ from collections import OrderedDict
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ifpn.errors import UserError
 from ifpn.layers.resize import nearest, size_of
 from ifpn.layers.solve_scope import VariationalDropout, apply_weight_norm
-from ifpn.necks.equilibrium import EquilibriumNeck, Policy
-from ifpn.necks.neck import ExtraLevelsFrom
+from ifpn.necks.implicit import EquilibriumNeck, EquilibriumOptions, FixedPointSolver
+from ifpn.necks.neck import ExtraLevelsFrom, Levels
 from ifpn.necks.projection import NormLayer
-
-
-class MDEQNeck(EquilibriumNeck):
-    """P* = F(P*, B) with MDEQ's function: B is added inside the block of each level, not to the state.
-
-    The original injects the image at the finest level only; here every level has its B. Otherwise as
-    :class:`ImplicitFPN`, with its rules for ``Unroll(0)`` and for what happens once per solve.
-
-    Args:
-        in_channels_list, out_channels, extra_blocks, norm_layer, solver, extra_levels: as
-            :class:`ImplicitFPN`.
-        expansion: channels inside a block, in units of C. MDEQ uses 5 and more; 1 gives a function of about
-            the size of G with a dense csc.
-        groups: GroupNorm groups, half of them after the fusion; even, and divides C.
-        weight_norm: weight norm on the convolutions of the blocks and after the fusion, as MDEQ.
-        dropout: rate of the variational dropout in the blocks.
-        input_norm, add_input: as :class:`ImplicitFPN`.
-        jacobian_penalty: weight of the estimated ||dF/dP||_F^2 / D at P* in ``auxiliary_losses["jacobian"]``.
-        compile: ``torch.compile`` for the evaluations that search P*; the graded one stays eager.
-
-    Raises:
-        ValueError: for groups that are odd or do not divide C, and rates or weights out of range.
-    """
-
-    def __init__(
-        self,
-        in_channels_list: list[int],
-        out_channels: int,
-        extra_blocks: nn.Module | None = None,
-        norm_layer: NormLayer | None = None,
-        *,
-        solver: Policy | None = None,
-        extra_levels: ExtraLevelsFrom = "p5",
-        expansion: int = 1,
-        groups: int = 8,
-        weight_norm: bool = True,
-        dropout: float = 0.05,
-        input_norm: bool = False,
-        add_input: bool = False,
-        jacobian_penalty: float = 0.0,
-        compile: bool = False,
-    ) -> None:
-        super().__init__(
-            in_channels_list,
-            out_channels,
-            extra_blocks,
-            norm_layer,
-            extra_levels=extra_levels,
-            make_g=functools.partial(
-                MDEQFunction, expansion=expansion, groups=groups, weight_norm=weight_norm, dropout=dropout
-            ),
-            solver=solver,
-            jacobian_weight=jacobian_penalty,
-            input_norm=input_norm,
-            add_input=add_input,
-            compile=compile,
-        )
-
-    def iterate(self, p: list[Tensor], b: list[Tensor]) -> list[Tensor]:
-        """F(P, B)."""
-        return self.call_g(p, b)
 
 
 class MDEQFunction(nn.Module):
@@ -90,9 +32,10 @@ class MDEQFunction(nn.Module):
     ) -> None:
         super().__init__()
         if groups < 2 or groups % 2 or channels % groups:
-            raise ValueError(f"groups must be even and divide the channels, got groups={groups}, channels={channels}")
+            fits = ", ".join(str(n) for n in range(2, min(channels, 32) + 1, 2) if channels % n == 0) or "none here"
+            raise UserError(f"groups={groups}: must be even and divide the {channels} channels. Use one of {fits}.")
         if expansion < 1:
-            raise ValueError(f"expansion must be at least 1, got {expansion}")
+            raise UserError(f"expansion={expansion}: must be 1 or more.")
         levels = range(num_levels)
         self.blocks = nn.ModuleList(InjectionBlock(channels, expansion, groups, dropout) for _ in levels)
         self.fuse = nn.ModuleList(nn.ModuleList(_fuse_path(channels, i, j, groups) for j in levels) for i in levels)
@@ -151,3 +94,65 @@ def _fuse_path(channels: int, i: int, j: int, groups: int) -> nn.Module:
 def _post(channels: int, groups: int) -> nn.Module:
     conv = nn.Conv2d(channels, channels, kernel_size=1, bias=False)
     return nn.Sequential(OrderedDict(relu=nn.ReLU(), conv=conv, norm=nn.GroupNorm(groups, channels)))
+
+
+class MDEQNeck(EquilibriumNeck):
+    """P* = F(P*, B) with MDEQ's function: B is added inside the block of each level, not to the state.
+
+    The original injects the image at the finest level only; here every level has its B. Otherwise as
+    `ImplicitFPN`, with its rules for `Unroll(0)` and for what happens once per solve.
+
+    Args:
+        in_channels_list: as `ImplicitFPN`.
+        out_channels: as `ImplicitFPN`.
+        extra_blocks: as `ImplicitFPN`.
+        norm_layer: as `ImplicitFPN`.
+        solver: as `ImplicitFPN`.
+        extra_levels: as `ImplicitFPN`.
+        expansion: channels inside a block, in units of C. MDEQ uses 5 and more; 1 gives a function of about
+            the size of G with a dense csc.
+        groups: GroupNorm groups, half of them after the fusion; even, and divides C.
+        weight_norm: weight norm on the convolutions of the blocks and after the fusion, as MDEQ.
+        dropout: rate of the variational dropout in the blocks.
+        input_norm: as `ImplicitFPN`.
+        add_input: as `ImplicitFPN`.
+        jacobian_penalty: weight of the estimated ||dF/dP||_F^2 / D at P* in `auxiliary_losses["jacobian"]`.
+        compile: as `ImplicitFPN`.
+
+    Raises:
+        UserError: groups that are odd or do not divide C, and rates or weights out of range.
+    """
+
+    def __init__(
+        self,
+        in_channels_list: list[int],
+        out_channels: int,
+        extra_blocks: nn.Module | None = None,
+        norm_layer: NormLayer | None = None,
+        *,
+        solver: FixedPointSolver | None = None,
+        extra_levels: ExtraLevelsFrom = "p5",
+        expansion: int = 1,
+        groups: int = 8,
+        weight_norm: bool = True,
+        dropout: float = 0.05,
+        input_norm: bool = False,
+        add_input: bool = False,
+        jacobian_penalty: float = 0.0,
+        compile: bool = False,
+    ) -> None:
+        g_factory = functools.partial(
+            MDEQFunction, expansion=expansion, groups=groups, weight_norm=weight_norm, dropout=dropout
+        )
+        options = EquilibriumOptions(
+            solver=solver,
+            input_norm=input_norm,
+            add_input=add_input,
+            jacobian_penalty=jacobian_penalty,
+            compile=compile,
+        )
+        super().__init__(g_factory, in_channels_list, out_channels, extra_blocks, norm_layer, extra_levels, options)
+
+    def step(self, p: Levels, b: Levels) -> Levels:
+        """F(P, B)."""
+        return self.evaluate_g(p, b)

@@ -1,5 +1,7 @@
 """Backbone features to B: the levels that enter the iteration, all with the same number of channels."""
 
+from __future__ import annotations
+
 from collections import OrderedDict
 from collections.abc import Callable
 
@@ -14,15 +16,15 @@ NormLayer = Callable[[int], nn.Module]
 class Projection(nn.Module):
     """1x1 convolutions on the backbone levels; B6 and B7 by convolutions of stride 2.
 
-    B_l = conv1x1(C_l), without activation; see :class:`ExtraLevels` for B6 and B7. The paper calls B "the
-    backbone feature" and shows no more of it. Weights are Xavier-like (``kaiming_uniform`` with a = 1),
+    B_l = conv1x1(C_l), without activation; see `ExtraLevels` for B6 and B7. The paper calls B "the
+    backbone feature" and shows no more of it. Weights are Xavier-like (`kaiming_uniform` with a = 1),
     biases 0.
 
     Args:
         in_channels_list: channels of the backbone levels, fine to coarse.
         out_channels: C.
-        extra_levels: B6 from the projected C5 (``"p5"``), from C5 itself (``"c5"``), or no B6 and B7
-            (``"none"``).
+        extra_levels: B6 from the projected C5 (`"p5"`), from C5 itself (`"c5"`), or no B6 and B7
+            (`"none"`).
         norm_layer: called with C, follows each 1x1 convolution (which then has no bias); None for none.
     """
 
@@ -48,7 +50,7 @@ class Projection(nn.Module):
 class ExtraLevels(nn.Module):
     """P6 = conv3x3 of stride 2 of the last level, P7 = conv3x3 of stride 2 of ReLU(P6).
 
-    P6 itself has no ReLU. ``source="p5"`` takes the pyramid's last level (FCOS, ATSS), ``"c5"`` the
+    P6 itself has no ReLU. `source="p5"` takes the pyramid's last level (FCOS, ATSS), `"c5"` the
     backbone's (RetinaNet).
     """
 
@@ -61,8 +63,8 @@ class ExtraLevels(nn.Module):
         init_xavier(self.p7)
 
     @classmethod
-    def of(cls, source: ExtraLevelsFrom, c5_channels: int, out_channels: int) -> "ExtraLevels | None":
-        """None for ``source="none"``."""
+    def of(cls, source: ExtraLevelsFrom, c5_channels: int, out_channels: int) -> ExtraLevels | None:
+        """None for `source="none"`."""
         return None if source == "none" else cls(source, c5_channels, out_channels)
 
     def forward(self, *, p5: Tensor, c5: Tensor) -> list[Tensor]:

@@ -1,13 +1,16 @@
 """Stacks of blocks with own weights (paper Eq. 1): EfficientDet's and NAS-FPN's necks, and i-FPN's explicit twin."""
 
+from __future__ import annotations
+
 import functools
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from ifpn.csc import PyramidConv
+from ifpn.errors import UserError
 from ifpn.layers.norm import group_norm
-from ifpn.necks.neck import ExtraLevelsFrom, Neck, check_halving
+from ifpn.necks.neck import ExtraLevelsFrom, Levels, Neck, check_pyramid_sizes
 from ifpn.necks.projection import NormLayer, Projection
 from ifpn.necks.transformation import CrossScale, Transformation
 
@@ -18,24 +21,29 @@ class StackedFPN(Neck):
     With BiFPN layers it is EfficientDet's neck (3 layers in D0 to 7 in D4 and D5), with NAS-FPN cells
     NAS-FPN's (7).
 
-    With ``inject`` the blocks are the G of :class:`ImplicitFPN` and B is added before each:
-    P^t = G_t(P^(t-1) + B), P^0 = 0. That is :class:`ImplicitFPN` with ``Unroll(T)`` but for the sharing of the
+    With `inject` the blocks are the G of `ImplicitFPN` and B is added before each:
+    P^t = G_t(P^(t-1) + B), P^0 = 0. That is `ImplicitFPN` with `Unroll(T)` but for the sharing of the
     weights; with T = 1 the two are the same function, bit for bit.
 
     Args:
-        in_channels_list, out_channels, extra_blocks, norm_layer: as
-            ``torchvision.ops.FeaturePyramidNetwork``; ``norm_layer`` follows the 1x1 convolutions that make
-            B.
-        csc: makes one cross-scale block, called ``csc(channels, num_levels)``.
+        in_channels_list: as `torchvision.ops.FeaturePyramidNetwork`, like the next three.
+        out_channels: C of every output level.
+        extra_blocks: run on the finished pyramid.
+        norm_layer: called with C, follows the 1x1 convolutions that make B; None for none.
+        csc: makes one cross-scale block, called `csc(channels, num_levels)`.
         repeats: T >= 1.
-        extra_levels: B6 from the projected C5 (``"p5"``), from C5 (``"c5"``), or neither B6 nor B7
-            (``"none"``).
+        extra_levels: B6 from the projected C5 (`"p5"`), from C5 (`"c5"`), or neither B6 nor B7
+            (`"none"`).
         inject: blocks are G, and B is added before each.
-        residual_block, weight_norm, dropout, output_norm, input_norm, add_input: as :class:`ImplicitFPN`, of each
-            G_t; they have a meaning with ``inject`` only.
+        residual_block: as `ImplicitFPN`, of each G_t; like all that follow, it has a meaning with `inject` only.
+        weight_norm: as `ImplicitFPN`.
+        dropout: as `ImplicitFPN`.
+        output_norm: as `ImplicitFPN`.
+        input_norm: as `ImplicitFPN`.
+        add_input: as `ImplicitFPN`.
 
     Raises:
-        ValueError: for ``repeats`` below one, or a block without parameters (the stack would be B).
+        UserError: `repeats` below one, or a block without parameters (the stack would be B).
     """
 
     def __init__(
@@ -58,12 +66,11 @@ class StackedFPN(Neck):
     ) -> None:
         super().__init__(in_channels_list, out_channels, extra_blocks, extra_levels)
         if repeats < 1:
-            raise ValueError(f"repeats must be at least 1, got {repeats}; neck=none is the neck without blocks")
+            raise UserError(f"repeats={repeats}: must be 1 or more. neck=none is the neck without blocks.")
         self.projection = Projection(in_channels_list, out_channels, self.extra_levels, norm_layer)
-        num_levels = len(in_channels_list) + (0 if self.extra_levels == "none" else 2)
         self.inject, self.add_input = inject, inject and add_input
         if inject and input_norm:
-            self.input_norm = nn.ModuleList(group_norm(out_channels) for _ in range(num_levels))
+            self.input_norm = nn.ModuleList(group_norm(out_channels) for _ in range(self.num_levels))
         make: CrossScale = csc
         if inject:
             make = functools.partial(
@@ -74,21 +81,21 @@ class StackedFPN(Neck):
                 dropout=dropout,
                 output_norm=output_norm,
             )
-        self.blocks = nn.ModuleList(make(out_channels, num_levels) for _ in range(repeats))
+        self.blocks = nn.ModuleList(make(out_channels, self.num_levels) for _ in range(repeats))
         if not any(True for _ in self.blocks.parameters()):
-            raise ValueError("csc=none in neck=stack stacks nothing: use neck=none, or another csc")
+            raise UserError("csc=none: must be another one with neck=stack, which stacks nothing. Use neck=none.")
 
-    def pyramid(self, features: list[Tensor]) -> list[Tensor]:
-        """See :meth:`Neck.pyramid`."""
-        levels: list[Tensor] = self.projection(features)
-        check_halving(levels)
+    def pyramid(self, features: Levels) -> Levels:
+        """See `Neck.pyramid`."""
+        levels: Levels = self.projection(features)
+        check_pyramid_sizes(levels)
         if self.inject:
             return self._injected(levels)
         for block in self.blocks:
             levels = block(levels)
         return levels
 
-    def _injected(self, b: list[Tensor]) -> list[Tensor]:
+    def _injected(self, b: Levels) -> Levels:
         """P^T, or P^T + B. P is fp32 under autocast, as the state of the implicit neck."""
         if hasattr(self, "input_norm"):
             b = [norm(level) for norm, level in zip(self.input_norm, b, strict=True)]
@@ -99,5 +106,5 @@ class StackedFPN(Neck):
         return _sum(p, b) if self.add_input else p
 
 
-def _sum(p: list[Tensor], b: list[Tensor]) -> list[Tensor]:
+def _sum(p: Levels, b: Levels) -> Levels:
     return [p_l + b_l for p_l, b_l in zip(p, b, strict=True)]

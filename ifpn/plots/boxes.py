@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 from PIL import Image, ImageDraw
 from torch import Tensor
@@ -15,11 +16,15 @@ Rectangle = tuple[float, float, float, float]
 
 @dataclass(frozen=True)
 class LabelledBox:
-    """A box (x1, y1, x2, y2) in pixels with its label and, for detections, its score."""
+    """A box (x1, y1, x2, y2) in pixels with its label and, for detections, its score.
+
+    wrong: what is wrong with it, "missed" or "false"; it then has a dashed outline and says so. Empty: nothing.
+    """
 
     box: Rectangle
     label: int
     score: float | None
+    wrong: str = ""
 
 
 def labelled(boxes: Tensor, labels: Tensor, scores: Tensor | None, threshold: float) -> list[LabelledBox]:
@@ -59,11 +64,15 @@ def draw_boxes(
     placed: list[Rectangle] = []
     for item in reversed(items):  # the best on top
         box = _scaled(item.box, scale, picture.size)
+        if item.wrong:
+            _dashed(draw, box, class_color(item.label), width)
+            continue
         draw.rectangle(box, outline=(0, 0, 0), width=width + 2)
         draw.rectangle([box[0] + 1, box[1] + 1, *_at_least(box, 1)], outline=class_color(item.label), width=width)
     for item in items:
         name = class_names[item.label] if 0 <= item.label < len(class_names) else f"class {item.label}"
         text = name if item.score is None else f"{name} {item.score:.2f}"
+        text += f" ({item.wrong})" if item.wrong else ""
         place = _tag_place(draw, text, _scaled(item.box, scale, picture.size), picture.size, text_size, placed)
         if place is None:
             continue
@@ -77,6 +86,19 @@ def draw_boxes(
             fill=(255, 255, 255) if dark else (0, 0, 0),
             font=font(text_size),
         )
+
+
+def _dashed(draw: ImageDraw.ImageDraw, box: Rectangle, color: tuple[int, int, int], width: int) -> None:
+    """An outline of dashes, each four line widths long, on black."""
+    x1, y1, x2, y2 = box
+    step = 4 * width
+    for (ax, ay), (bx, by) in pairwise([(x1, y1), (x2, y1), (x2, y2), (x1, y2), (x1, y1)]):
+        length = max(abs(bx - ax), abs(by - ay), 1.0)
+        for start in range(0, round(length), 2 * step):
+            ends = [t / length for t in (start, min(start + step, length))]
+            line = [(ax + (bx - ax) * t, ay + (by - ay) * t) for t in ends]
+            draw.line(line, fill=(0, 0, 0), width=width + 2)
+            draw.line(line, fill=color, width=width)
 
 
 def _scaled(box: Rectangle, scale: float, size: tuple[int, int]) -> Rectangle:

@@ -5,14 +5,20 @@ from __future__ import annotations
 import csv
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.ticker import EngFormatter
+from matplotlib.ticker import EngFormatter, MaxNLocator
 from numpy.typing import NDArray
 
 from ifpn.plots.style import BLUE, FAINT, GREEN, INK, LINES, ORANGE, RED, figure, say
 
+_SOLVER = (
+    ("solver/forward_residual", "of P*", "-", BLUE),
+    ("solver/backward_residual", "of its gradient", "-", ORANGE),
+    ("solver/spectral_radius", "spectral radius", "s", GREEN),
+)
 _AP = (("val/AP", "AP", BLUE), ("val/AP50", "AP50", ORANGE), ("val/AP75", "AP75", GREEN))
 
 
@@ -59,23 +65,29 @@ def read_curves(metrics_csv: str | Path) -> dict[str, Curve]:
 
 
 def draw_curves(metrics_csv: str | Path, path: str | Path, *, title: str = "Training") -> None:
-    """Losses, AP and learning rate over the steps, side by side; a missing column leaves its panel with a
-    sentence.
+    """Losses, AP, the solver and the learning rate over the steps; a missing column leaves its panel with a sentence.
 
-    Reads ``train/loss`` and other ``train/*loss*`` columns, ``val/AP``, ``val/AP50``, ``val/AP75``, and a
-    column named ``lr``, ``lr-...`` or ``.../lr``.
+    Reads `train/loss` and other `train/*loss*` columns, `val/AP`, `val/AP50`, `val/AP75`, `solver/forward_residual`,
+    `solver/backward_residual`, `solver/spectral_radius`, and a column named `lr`, `lr-...` or `.../lr`.
     """
     curves = read_curves(metrics_csv)
-    with figure(15, 4.6, path) as drawing:
+    with figure(15, 8.6, path) as drawing:
         drawing.suptitle(title, x=0.012, ha="left", fontsize=15, fontweight="bold")
-        left, middle, right = drawing.subplots(1, 3, width_ratios=(1.25, 1.0, 0.85))
-        _draw_losses(left, curves)
-        _draw_ap(middle, curves)
-        _draw_rate(right, curves)
-        for axes in (left, middle, right):
+        (losses, precision), (solver, rate) = drawing.subplots(2, 2)
+        _draw_losses(losses, curves)
+        _draw_ap(precision, curves)
+        _draw_solver(solver, curves)
+        _draw_rate(rate, curves)
+        for axes in (losses, precision, solver, rate):
             axes.set_xlabel("optimiser step")
             if axes.lines:
+                axes.xaxis.set_major_locator(MaxNLocator(integer=True))
                 axes.xaxis.set_major_formatter(EngFormatter(sep=""))
+
+
+def _beside(axes: Axes, **settings: Any) -> None:
+    """A legend right of the panel, where it covers no data."""
+    axes.legend(loc="upper left", bbox_to_anchor=(1.01, 1.0), borderaxespad=0.0, **settings)
 
 
 def _draw_losses(axes: Axes, curves: dict[str, Curve]) -> None:
@@ -109,7 +121,7 @@ def _draw_losses(axes: Axes, curves: dict[str, Curve]) -> None:
                 label=f"not finite ({broken.sum()} x)",
             )
     axes.set_ylim(0, 1.12 * highest or 1.0)
-    axes.legend(loc="upper right", ncols=2 if len(losses) > 4 else 1)
+    _beside(axes)
 
 
 def _draw_ap(axes: Axes, curves: dict[str, Curve]) -> None:
@@ -126,8 +138,22 @@ def _draw_ap(axes: Axes, curves: dict[str, Curve]) -> None:
     if not axes.lines:
         say(axes, "no validation in this run")
         return
-    axes.set_ylim(0, min(1.02, 1.35 * highest) or 1.0)  # room for the legend
-    axes.legend(loc="best", title="last value", alignment="left")
+    axes.set_ylim(0, min(1.02, 1.12 * highest) or 1.0)
+    _beside(axes, title="last value", alignment="left")
+
+
+def _draw_solver(axes: Axes, curves: dict[str, Curve]) -> None:
+    axes.set_title("the solver: residuals, and spectral radius of G at P*")
+    for name, label, style, color in _SOLVER:
+        if name in curves:
+            values = np.where(curves[name].values > 0, curves[name].values, np.nan)
+            axes.plot(curves[name].steps, values, style, color=color, markersize=4, label=label)
+    if not axes.lines:
+        say(axes, "this neck solves no fixed point")
+        return
+    axes.set_yscale("log")
+    axes.axhline(1, color=FAINT, linewidth=0.8)
+    _beside(axes)
 
 
 def _draw_rate(axes: Axes, curves: dict[str, Curve]) -> None:
@@ -143,7 +169,7 @@ def _draw_rate(axes: Axes, curves: dict[str, Curve]) -> None:
     axes.set_ylim(0, None)
     axes.yaxis.set_major_formatter("{x:g}")
     if len(rates) > 1:
-        axes.legend(loc="upper right")
+        _beside(axes)
     axes.axhline(0, color=FAINT, linewidth=0.8)
 
 

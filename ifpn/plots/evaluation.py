@@ -10,7 +10,8 @@ from matplotlib.axes import Axes
 from numpy.typing import NDArray
 
 from ifpn.evaluation.confusion import ConfusionMatrix
-from ifpn.evaluation.result import SIZE_BINS, CocoResult, shown
+from ifpn.evaluation.operating import OperatingPoints
+from ifpn.evaluation.result import SIZE_BINS, CocoResult, format_score
 from ifpn.plots.style import BLUE, GREEN, INK, LINES, ORANGE, figure, say
 
 _RECALLS = np.linspace(0.0, 1.0, 101)
@@ -67,7 +68,7 @@ def draw_sizes(result: CocoResult, path: str | Path) -> None:
             places = np.arange(len(values)) + (shift - 1) * 0.27
             axes.bar(places, [max(value, 0.0) for value in values], width=0.25, color=color, label=key)
             for x, value in zip(places, values, strict=True):
-                axes.text(x, max(value, 0.0) + 0.012, shown(value), ha="center", fontsize=9)
+                axes.text(x, max(value, 0.0) + 0.012, format_score(value), ha="center", fontsize=9)
         areas = ("area < 32²", "32² to 96²", "> 96² pixels")
         axes.set_xticks(
             range(len(SIZE_BINS)),
@@ -81,14 +82,56 @@ def draw_sizes(result: CocoResult, path: str | Path) -> None:
         axes.legend(loc="upper left", ncols=3)
 
 
+def worst_pairs(matrix: ConfusionMatrix, count: int) -> list[str]:
+    """`12 x  bus taken for truck`: the most frequent confusions of two classes, the most frequent first."""
+    wrong = matrix.counts[:-1, :-1].copy()
+    np.fill_diagonal(wrong, 0)
+    order = np.argsort(-wrong, axis=None, kind="stable")[:count]
+    pairs = [np.unravel_index(i, wrong.shape) for i in order]
+    names = matrix.class_names
+    found = [f"{wrong[i, j]} x  {names[i]} taken for {names[j]}" for i, j in pairs if wrong[i, j]]
+    return found or ["no class was taken for another"]
+
+
+def draw_operating_points(points: OperatingPoints, path: str | Path) -> None:
+    """Precision, recall and F1 against the score from which on detections count, at IoU 0.50."""
+    with figure(8.5, 4.8, path) as drawing:
+        axes = drawing.subplots()
+        axes.set_title("precision and recall against the score threshold (IoU 0.50)")
+        axes.set(xlim=(0, 1), ylim=(0, 1.03), xlabel="detections with at least this score", ylabel="share")
+        if not len(points.scores):
+            say(axes, "nothing was detected" if points.truths else "no box in the ground truth")
+            return
+        for values, label, color in (
+            (points.precision, "precision", BLUE),
+            (points.recall, "recall", ORANGE),
+            (points.f1, "F1", GREEN),
+        ):
+            axes.plot(points.scores, values, color=color, label=label, drawstyle="steps-post")
+        best = points.best
+        title = "nothing was found" if best is None else f"highest F1 {points.f1.max():.3f} at {best:.2f}"
+        if best is not None:
+            axes.axvline(best, color=INK, linewidth=1.0, linestyle=":")
+        axes.legend(loc="lower left", title=title, alignment="left")
+
+
 def draw_confusion(matrix: ConfusionMatrix, path: str | Path) -> None:
-    """The matrix in shares of each true class; the last row holds detections of nothing at all."""
+    """The matrix in shares of each true class; the last row holds detections of nothing at all.
+
+    Many classes are more than an eye can search: beside them stand the ten most frequent confusions.
+    """
     count = len(matrix.class_names)
     side = min(16.0, 4.5 + 0.42 * (count + 1))
     total = matrix.counts.sum(axis=1, keepdims=True)
     share = np.divide(matrix.counts, total, out=np.zeros(matrix.counts.shape), where=total > 0)
-    with figure(side + 1.2, side, path) as drawing:
-        axes = drawing.subplots()
+    listed = count > _MOST_NUMBERS
+    with figure(side + (5.2 if listed else 1.2), side, path) as drawing:
+        axes, beside = drawing.subplots(1, 2, width_ratios=[3, 1]) if listed else (drawing.subplots(), None)
+        if beside is not None:
+            beside.set_axis_off()
+            beside.text(
+                0, 1, "most frequent confusions\n\n" + "\n".join(worst_pairs(matrix, 10)), va="top", fontsize=10
+            )
         image = axes.imshow(share, cmap="Blues", vmin=0, vmax=1)
         axes.set_title(
             f"predicted class of each true class\nIoU >= {matrix.iou_threshold:g}, score >= {matrix.score_threshold:g}"

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+import torch
 from PIL import Image, ImageDraw
 from torch import Tensor
 
-from ifpn.plots.boxes import LabelledBox, draw_boxes, labelled, to_picture
+from ifpn.plots.boxes import LabelledBox, Rectangle, draw_boxes, labelled, to_picture
 from ifpn.plots.style import FAINT, INK, class_color, font
 
 Detection = Mapping[str, Tensor]
@@ -41,10 +42,92 @@ def draw_detections(
     return picture
 
 
+def draw_batch(
+    batch: Tensor,
+    sizes: Sequence[tuple[int, int]],
+    targets: Sequence[Mapping[str, Tensor]],
+    class_names: Sequence[str],
+    path: str | Path,
+) -> None:
+    """A training batch as the network sees it: resized, augmented, padded (grey), with its boxes.
+
+    Args:
+        batch: (N, 3, H, W) in 0..1, padding included.
+        sizes: (height, width) of each image inside its padding.
+        targets: per image `boxes` (M, 4) xyxy in pixels of the batch and `labels` (M,).
+        class_names: name of each label.
+        path: the picture to write.
+    """
+    shown = min(len(batch), 8)
+    height, width = batch.shape[-2:]
+    columns = min(4, shown)
+    scale = min(1.0, (_PAGE - 2 * _MARGIN - (columns - 1) * _GAP) / (columns * width))
+    cell = max(1, round(width * scale)), max(1, round(height * scale))
+    rows = -(-shown // columns)
+    side = 2 * _MARGIN + columns * cell[0] + (columns - 1) * _GAP
+    page = Image.new("RGB", (side, 2 * _MARGIN + rows * cell[1] + (rows - 1) * _GAP), "white")
+    for i in range(shown):
+        image = torch.full_like(batch[i], 0.5)
+        h, w = sizes[i]
+        image[:, :h, :w] = batch[i, :, :h, :w].clamp(0, 1)
+        items = labelled(targets[i]["boxes"], targets[i]["labels"], None, 0.0)
+        panel = _panel(_Cell((image * 255).round().to(torch.uint8).cpu(), items), class_names, scale)
+        page.paste(panel, (_MARGIN + i % columns * (cell[0] + _GAP), _MARGIN + i // columns * (cell[1] + _GAP)))
+    target = Path(path).expanduser()
+    target.parent.mkdir(parents=True, exist_ok=True)
+    page.save(target)
+
+
 @dataclass(frozen=True)
 class _Cell:
     image: Tensor
     items: list[LabelledBox]
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Judged:
+    """Boxes of one image; those of the truth that nobody found are "missed", detections without a box "false"."""
+
+    truths: list[LabelledBox]
+    found: list[LabelledBox]
+
+
+def judge(truth: Mapping[str, Tensor], found: Detection, score_threshold: float, iou: float = 0.5) -> Judged:
+    """Match detections with the truth of their class: best score first, each takes the free box it overlaps most.
+
+    Args:
+        truth: `boxes` (M, 4) xyxy and `labels` (M,); `iscrowd` (M,) marks regions in which nothing is false.
+        found: `boxes`, `scores`, `labels`.
+        score_threshold: detections below are left out.
+        iou: overlap from which on a box is found.
+    """
+    items = labelled(found["boxes"], found["labels"], found["scores"], score_threshold)
+    targets = labelled(truth["boxes"], truth["labels"], None, 0.0)
+    crowd = truth["iscrowd"].bool().tolist() if "iscrowd" in truth else [False] * len(targets)
+    taken: set[int] = set()
+    judged = []
+    for item in items:
+        free = [t.label == item.label and i not in taken for i, t in enumerate(targets)]
+        overlaps = [_iou(item.box, t.box) if ok else 0.0 for t, ok in zip(targets, free, strict=True)]
+        best = max(range(len(targets)), key=overlaps.__getitem__, default=-1)
+        right = best >= 0 and overlaps[best] >= iou
+        taken |= {best} if right and not crowd[best] else set()
+        judged.append(item if right else replace(item, wrong="false"))
+    missed = [t if i in taken or crowd[i] else replace(t, wrong="missed") for i, t in enumerate(targets)]
+    return Judged(missed, judged)
+
+
+def _iou(a: Rectangle, b: Rectangle) -> float:
+    width, height = min(a[2], b[2]) - max(a[0], b[0]), min(a[3], b[3]) - max(a[1], b[1])
+    common = max(width, 0.0) * max(height, 0.0)
+    whole = (a[2] - a[0]) * (a[3] - a[1]) + (b[2] - b[0]) * (b[3] - b[1]) - common
+    return common / whole if whole > 0 else 0.0
+
+
+def _nothing_shown(found: Detection, score_threshold: float) -> str:
+    scores = found["scores"]
+    return f"none above {score_threshold:g}" + (f"; best {float(scores.max()):.2f}" if len(scores) else "")
 
 
 def draw_samples(
@@ -72,10 +155,13 @@ def draw_samples(
         )
     pairs = [
         (
-            _Cell(image, labelled(truth["boxes"], truth["labels"], None, 0.0)),
-            _Cell(image, labelled(found["boxes"], found["labels"], found["scores"], score_threshold)),
+            _Cell(image, judged.truths),
+            _Cell(image, judged.found, "" if judged.found else _nothing_shown(found, score_threshold)),
         )
-        for image, truth, found in zip(images, truths, predictions, strict=True)
+        for image, found, judged in (
+            (image, found, judge(truth, found, score_threshold))
+            for image, truth, found in zip(images, truths, predictions, strict=True)
+        )
     ]
     columns = min(2, len(pairs))
     width = (_PAGE - 2 * _MARGIN - columns * _GAP - (columns - 1) * _BETWEEN) // (2 * columns)
@@ -90,7 +176,7 @@ def draw_samples(
         places.append((_MARGIN + column * (2 * width + _GAP + _BETWEEN), ends[column], scale))
         ends[column] += round(cell.image.shape[1] * scale) + _GAP
     page = Image.new("RGB", (_PAGE, max(ends) - _GAP + _MARGIN), "white")
-    _heading(page, legend, f"predicted boxes with a score of {score_threshold:g} or more")
+    _heading(page, legend, f"boxes with a score of {score_threshold:g} or more; dashed: missed, or false")
     draw = ImageDraw.Draw(page)
     for pair, (x, y, scale) in zip(pairs, places, strict=True):
         for shift, cell, title in zip((0, width + _GAP), pair, ("truth", "prediction"), strict=True):
@@ -112,6 +198,10 @@ def _heading(page: Image.Image, legend: Image.Image, note: str) -> None:
 def _panel(cell: _Cell, class_names: Sequence[str], scale: float) -> Image.Image:
     picture = _resized(to_picture(cell.image), scale)
     draw_boxes(picture, cell.items, class_names, scale=scale, text_size=_TEXT)
+    if cell.note:
+        draw = ImageDraw.Draw(picture)
+        draw.rectangle((0, 0, draw.textlength(cell.note, font=font(_TEXT)) + 8, _TEXT + 8), fill=(255, 255, 255))
+        draw.text((4, 3), cell.note, fill=INK, font=font(_TEXT))
     return picture
 
 

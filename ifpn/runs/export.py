@@ -8,16 +8,19 @@ from typing import Any
 
 import pytorch_lightning as pl
 from pytorch_lightning.callbacks import Checkpoint
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors import safe_open
+from safetensors.torch import load_file, save
 
-from ifpn.config.migration import migrate
 from ifpn.errors import ConfigError
-from ifpn.runs.checkpoint import FORMAT, cannot_write, read_checkpoint
+from ifpn.runs.checkpoint import FORMAT, check_digest, first_line, read_checkpoint, with_digest
+from ifpn.runs.content import ContentError, checked_metadata
+from ifpn.runs.files import refuse_links, replacing, write_json
+from ifpn.runs.folder import BEST, LAST
 
 WEIGHTS, CONFIG = "model.safetensors", "config.json"
 # Of what a checkpoint says about itself, what is needed to build and use the detector.
 KEPT = ("format", "config", "class_names", "category_ids")
+LARGEST_CONFIG = 2**25  # bytes of config.json
 
 
 class Export(Checkpoint):
@@ -28,9 +31,10 @@ class Export(Checkpoint):
         self.source = Path(source)
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Export on the first rank, when the last checkpoint is written."""
         if not trainer.is_global_zero:
             return
-        for name in ("best.ckpt", "last.ckpt"):
+        for name in (BEST, LAST):
             if (self.source / name).is_file():
                 export(read_checkpoint(self.source / name), self.folder)
                 return
@@ -46,18 +50,17 @@ def export(checkpoint: dict[str, Any], folder: Path) -> None:
     weights = {
         # A clone each: the file format refuses tensors that share memory.
         name.removeprefix(prefix): value.contiguous().clone()
-        for name, value in checkpoint["state_dict"].items()
+        # In the order in which the file keeps them, so that the digest is the same when they are read.
+        for name, value in sorted(checkpoint["state_dict"].items())
         if name.startswith(prefix)
     }
-    facts = {name: checkpoint["ifpn"][name] for name in KEPT}
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        save_file(weights, folder / f".{WEIGHTS}.partial", metadata={"format": "pt"})
-        (folder / f".{CONFIG}.partial").write_text(json.dumps(facts, indent=1) + "\n")
-        for name in (WEIGHTS, CONFIG):
-            (folder / f".{name}.partial").replace(folder / name)
-    except (OSError, SafetensorError) as error:
-        raise cannot_write(folder, error if isinstance(error, OSError) else OSError(str(error))) from error
+    metadata = {name: checkpoint["ifpn"][name] for name in KEPT}
+    described = with_digest({"state_dict": weights, "ifpn": json.loads(json.dumps(metadata))})
+    refuse_links(folder.parent, [folder.name])
+    with replacing(folder / WEIGHTS) as file:
+        # The digest stands in both files: neither can lose it unnoticed, and files of two exports do not mix.
+        file.write(save(weights, metadata={"format": "pt", "digest": described["ifpn"]["digest"]}))
+    write_json(folder / CONFIG, described["ifpn"])
 
 
 def read_export(path: Path) -> dict[str, Any]:
@@ -76,11 +79,24 @@ def read_export(path: Path) -> dict[str, Any]:
                 f"ckpt={path}: {folder} has no {name}. Give a folder that a run exported, e.g. runs/…/export."
             )
     try:
-        facts = json.loads((folder / CONFIG).read_text())
-        weights = load_file(folder / WEIGHTS)
-    except (ValueError, OSError, SafetensorError) as error:
-        raise ConfigError(f"ckpt={path} is damaged ({error}): use another copy.") from error
-    if not isinstance(facts, dict) or not all(name in facts for name in KEPT) or facts["format"] != FORMAT:
-        raise ConfigError(f"ckpt={path}: {CONFIG} was not written by this version of ifpn.")
-    config = {"config": migrate(facts["config"])}
-    return {"state_dict": {f"detector.{name}": value for name, value in weights.items()}, "ifpn": facts | config}
+        if (folder / CONFIG).stat().st_size > LARGEST_CONFIG:
+            raise ConfigError(f"ckpt={path}: {CONFIG} is larger than {LARGEST_CONFIG} bytes.")
+        metadata = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+        weights = dict(sorted(load_file(folder / WEIGHTS).items()))
+        with safe_open(folder / WEIGHTS, "pt") as file:
+            digest = (file.metadata() or {}).get("digest")
+        if isinstance(metadata, dict):
+            if digest != metadata.get("digest"):
+                raise ContentError(f"{WEIGHTS} and {CONFIG} have different digests")
+            check_digest({"state_dict": weights, "ifpn": metadata}, (folder / WEIGHTS).stat().st_size)
+    except ConfigError:
+        raise
+    except Exception as error:  # a damaged file fails in many ways, which all mean the same
+        raise ConfigError(f"ckpt={path} is damaged ({first_line(error)}): use another copy.") from error
+    try:
+        metadata = checked_metadata(metadata, required=KEPT)
+        if metadata["format"] != FORMAT:
+            raise ConfigError(f"it has format {metadata['format']!r:.40}.")
+    except ConfigError as error:
+        raise ConfigError(f"ckpt={path}: {CONFIG} was not written by this version of ifpn: {error}") from error
+    return {"state_dict": {f"detector.{name}": value for name, value in weights.items()}, "ifpn": metadata}

@@ -184,7 +184,8 @@ def solve_adjoint(product: Product, g: Tensor, solver: LinearSolver, max_vjps: i
         if isinstance(solver, GMRES | Neumann):
             solution = solver.solve(product, unit, max_vjps, rtol)
         else:
-            solution = iterate(lambda u: unit + product(u), unit, solver, max_vjps, rtol, 0.0, unit=sample_norms(unit))
+            size = sample_norms(unit)
+            solution, _ = iterate(lambda u: unit + product(u), unit, solver, max_vjps, rtol, 0.0, unit=size)
     return replace(solution, value=solution.value * scale)
 
 

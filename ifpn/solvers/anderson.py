@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ifpn.solvers.batched import accumulation_dtype, add_weighted_sum_, inner_products, weighted_sum
+from ifpn.solvers.batched import accumulation_dtype, add_weighted_sum_, inner_products, keep_rows, weighted_sum
 from ifpn.solvers.step_rule import check_count, check_damping
 
 
@@ -58,6 +58,10 @@ class _AndersonSteps:
         if self.beta != 1:
             add_weighted_sum_(out, self.residuals[:, :n], (self.beta - 1) * weights)
         self.count += 1
+
+    def take(self, index: Tensor) -> None:
+        self.residuals, self.values = keep_rows(self.residuals, index), keep_rows(self.values, index)
+        self.gram = self.gram[index]
 
     def _weights(self, newest: int, n: int) -> Tensor:
         """(B, n) weights, summing to 1, of the smallest mixture of residuals."""

@@ -43,6 +43,14 @@ def sample_norms(x: Tensor) -> Tensor:
     return size.to(accumulation_dtype(x.device))
 
 
+def keep_rows(buffer: Tensor, index: Tensor) -> Tensor:
+    """The samples `index` (b,), ascending, of `buffer` (B, ...), moved to its front in place: no memory is added."""
+    for new, old in enumerate(index.tolist()):
+        if new != old:
+            buffer[new].copy_(buffer[old])
+    return buffer[: len(index)]
+
+
 def any_or_device(mask: Tensor) -> bool:
     """True if any sample of `mask` (B,) is set. On accelerators always True.
 

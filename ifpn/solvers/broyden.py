@@ -23,7 +23,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ifpn.solvers.batched import accumulation_dtype, add_weighted_sum_, any_or_device, inner_products, sample_norms
+from ifpn.solvers.batched import (
+    accumulation_dtype,
+    add_weighted_sum_,
+    any_or_device,
+    inner_products,
+    keep_rows,
+    sample_norms,
+)
 from ifpn.solvers.step_rule import check_count, check_damping
 
 
@@ -77,6 +84,10 @@ class _BroydenSteps:
         self.inverse[:, k] = square.reciprocal()
         torch.addcmul(z, a.to(z.dtype)[:, None], h, out=out)
         self.k += 1
+
+    def take(self, index: Tensor) -> None:
+        self.h = keep_rows(self.h, index)
+        self.scale, self.gram, self.inverse = self.scale[index], self.gram[index], self.inverse[index]
 
     def _direction(self, k: int, h: Tensor) -> Tensor:
         """Turn h = g (B, N) into the direction of step k, in place, and return its scale a (B,)."""

@@ -22,8 +22,8 @@ class Equilibrium:
 
     Args:
         forward: step rule, Broyden(), Anderson() or Picard(). Its alpha, beta or tau is the damping.
-        train_evals: evaluations of f that search the equilibrium in training; one more gives the value.
-        test_evals: the same in evaluation.
+        train_evals: evaluations of f that search the equilibrium in training; one more, with autograd, gives the value.
+        test_evals: the same in evaluation. (Without gradients the value costs nothing more.)
         rtol, atol: stop early at |f(z) - z| <= max(atol, rtol |f(z)|); 0 never stops early. Under bfloat16
             autocast a tolerance below 5e-3 cannot be met.
         backward: how to differentiate.

@@ -21,7 +21,7 @@ from ifpn.solvers.adjoint import GMRES, LinearSolver, Neumann, solve_adjoint
 from ifpn.solvers.anderson import Anderson
 from ifpn.solvers.batched import any_or_device, sample_norms
 from ifpn.solvers.broyden import Broyden
-from ifpn.solvers.iterate import check_budget, solve
+from ifpn.solvers.iterate import check_budget, search
 from ifpn.solvers.solution import Map, Solution, Stats
 from ifpn.solvers.state import check_output, flatten
 from ifpn.solvers.step_rule import StepRule, check_damping, check_rule
@@ -107,10 +107,10 @@ def fixed_point(
         z, stats = fixed_point(lambda z: torch.tanh(linear(z) + x), torch.zeros_like(x))
 
     The returned value is f(z) at the best state z found (after `steps` such evaluations for Unrolled and
-    Phantom), with and without gradients, in training and in evaluation: `max_evals` evaluations to search and
-    one for the value. Fifteen evaluations to search thus cost 16 evaluations and make 15 updates, as 15
-    iterations of DEQ's Broyden do. Grad mode decides whether the value carries a gradient. No gradient
-    reaches z0: the equilibrium does not depend on it. Gradients of gradients are refused by autograd.
+    Phantom), with and without gradients, in training and in evaluation. Grad mode decides whether the value
+    carries a gradient. With it f is evaluated once more, under autograd: fifteen evaluations to search cost 16 and
+    make 15 updates, as 15 iterations of DEQ's Broyden do. Without it the search has f(z) already, and fifteen cost
+    15. No gradient reaches z0: the equilibrium does not depend on it. Gradients of gradients are refused by autograd.
 
     Args:
         f: maps (B, ...) to the same shape; see `solve`. Under autograd it is evaluated exactly once.
@@ -131,15 +131,18 @@ def fixed_point(
     if not isinstance(forward, Forward):
         raise TypeError(f"fixed_point: forward must be Forward(solver, max_evals), got {forward!r}")
     check_backward("fixed_point", backward)
-    found = solve(f, z0, forward.solver, max_evals=forward.max_evals, rtol=forward.rtol, atol=forward.atol)
+    graded = torch.is_grad_enabled()
+    found, value = search(
+        f, z0, forward.solver, forward.max_evals, forward.rtol, forward.atol, leave=not graded, keep_f=not graded
+    )
     stats = Stats(found)
-    if isinstance(backward, Implicit) and torch.is_grad_enabled():
+    if isinstance(backward, Implicit) and graded:
         return _implicit(f, found, stats, backward), stats
     z = found.value
     steps = 1 if isinstance(backward, Implicit | OneStep) else backward.steps
     tau = backward.tau if isinstance(backward, Phantom) else 1.0
-    for _ in range(steps):
-        y = _evaluate(f, z, found)
+    for i in range(steps):
+        y = value if i == 0 and value is not None else _evaluate(f, z, found)
         z = y if tau == 1 else torch.lerp(z, y, tau)
     return z, stats
 

@@ -31,11 +31,14 @@ def solve(f: Map, z0: Tensor, solver: StepRule, *, max_evals: int, rtol: float =
     worse than z0.
 
     With rtol = atol = 0 exactly max_evals evaluations are made and nothing in the loop waits for the device;
-    otherwise the loop ends once all samples are finished.
+    otherwise the loop ends once all samples are finished. If f has a method `take`, finished samples are then no
+    longer computed: as soon as they are a quarter of those present they leave, and the batch costs about the sum
+    of its samples. (A smaller batch may round differently, within the accuracy of f.)
 
     Args:
         f: maps (B, ...) to the same shape, without changing its argument. It sees float32 (float64 if z0 is
             float64), under whatever autocast is active; its output may be of any floating-point type.
+            `f.take(index)`, optional: f on the samples `index` (b,) int64, ascending, alone. None for cannot.
         z0: (B, ...) first state. It is only read.
         solver: Broyden(), Anderson() or Picard().
         max_evals: evaluations of f, at least 1.
@@ -49,18 +52,34 @@ def solve(f: Map, z0: Tensor, solver: StepRule, *, max_evals: int, rtol: float =
             a non-finite z0. On an accelerator a non-finite z0 is reported by the status alone.
         TypeError: z0 or f(z) is not a floating-point tensor.
     """
+    return search(f, z0, solver, max_evals, rtol, atol, leave=True)[0]
+
+
+def search(
+    f: Map, z0: Tensor, solver: StepRule, max_evals: int, rtol: float, atol: float, *, leave: bool, keep_f: bool = False
+) -> tuple[Solution, Tensor | None]:
+    """The work of `solve`; with `keep_f` it also returns f at the best state, (B, ...) in state precision.
+
+    `leave` lets finished samples leave the computation, where f has `take`. A sample of which no evaluation was
+    finite has its z0 in place of f.
+    """
     check_state(z0)
     check_rule("solve", solver)
     check_budget("max_evals", max_evals, {"rtol": rtol, "atol": atol})
     with torch.no_grad():
         start = flatten(z0)
-        solution = iterate(FlatMap(f, z0.shape), start, solver, max_evals, rtol, atol)
+        flat = FlatMap(f, z0.shape)
+        solution, kept = iterate(flat, start, solver, max_evals, rtol, atol, leave=leave, keep_f=keep_f)
     _refuse_nonfinite(start, solution)
-    return replace(solution, value=solution.value.view(z0.shape))
+    kept = None if kept is None else kept.view(z0.shape)
+    return replace(solution, value=solution.value.view(z0.shape)), kept
 
 
 class _Tracker:
-    """Residuals, tolerances and verdicts of every sample; only (B,) tensors."""
+    """Residuals, tolerances and verdicts of every sample; only (B,) tensors.
+
+    `rows` (b,) are the samples still computed, None for all of them; what the loop passes and gets has b rows.
+    """
 
     def __init__(self, z0: Tensor, max_evals: int, rtol: float, atol: float, unit: Tensor | None) -> None:
         exact = accumulation_dtype(z0.device)
@@ -70,34 +89,50 @@ class _Tracker:
         self.trace = z0.new_empty(max_evals, batch, dtype=exact)
         self.best = z0.new_full((batch,), torch.inf, dtype=exact)
         self.best_eval = z0.new_zeros(batch, dtype=torch.int64)
+        self.last_eval = z0.new_full((batch,), max_evals - 1, dtype=torch.int64)
         self.status = z0.new_full((batch,), Status.MAX_EVALS, dtype=torch.int64)
         self.active = z0.new_ones(batch, dtype=torch.bool)
+        self.rows: Tensor | None = None
 
     def update(self, i: int, change: Tensor, fz: Tensor) -> Tensor:
-        """Enter evaluation i, change = f(z) - z (B, N). Returns the mask (B,) of samples at a new best."""
+        """Enter evaluation i, change = f(z) - z (b, N). Returns the mask (b,) of samples at a new best."""
         size = sample_norms(change)
         unit = sample_norms(fz) if self.unit is None else self.unit
         finite = size + unit < torch.inf  # false for NaN, too
         residual = torch.where(finite, size / unit.clamp_min(self.tiny), torch.inf)
+        limit = (self.rtol * unit).clamp_min(self.atol) if self.rtol > 0 else self.atol
+        unfinished = finite & (size > limit)
+        if self.rows is not None:
+            residual = self.best.index_copy(0, self.rows, residual)
+            finite = torch.ones_like(self.active).index_copy(0, self.rows, finite)
+            unfinished = torch.zeros_like(self.active).index_copy(0, self.rows, unfinished)
         residual = torch.where(self.active, residual, self.best)
         self.trace[i] = residual
         improved = residual < self.best
         self.best = torch.minimum(residual, self.best)
         self.best_eval.masked_fill_(improved, i)
-        limit = (self.rtol * unit).clamp_min(self.atol) if self.rtol > 0 else self.atol
-        unfinished = finite & (size > limit)
         finished = self.active & ~unfinished
         if any_or_device(finished):
             self.status.masked_fill_(finished, Status.CONVERGED)
             self.status.masked_fill_(finished & ~finite, Status.NONFINITE)
+            self.last_eval.masked_fill_(finished, i)
             self.active = self.active & unfinished
-        return improved
+        return self.present(improved)
+
+    def present(self, mask: Tensor) -> Tensor:
+        """The rows still computed of a (B,) tensor."""
+        return mask if self.rows is None else mask[self.rows]
+
+    def take(self, index: Tensor) -> None:
+        """Go on with the samples `index` of those present."""
+        self.rows = index if self.rows is None else self.rows[index]
 
     def solution(self, value: Tensor, evals: int) -> Solution:
         stuck = (self.status == Status.MAX_EVALS) & (2 * self.best_eval < evals - 1)
         # Three evaluations or fewer say nothing about a trend.
         status = self.status.masked_fill(stuck, Status.STAGNATED) if evals > 3 else self.status
-        return Solution(value, self.best, self.trace[:evals], evals, self.best_eval, status)
+        sample_evals = self.last_eval.clamp_max(evals - 1) + 1
+        return Solution(value, self.best, self.trace[:evals], evals, self.best_eval, status, sample_evals)
 
 
 def iterate(
@@ -109,28 +144,40 @@ def iterate(
     atol: float,
     *,
     unit: Tensor | None = None,
-) -> Solution:
-    """The loop behind `solve`, on flat states (B, N); a given `unit` (B,) replaces |f(z)| in the residual."""
+    leave: bool = False,
+    keep_f: bool = False,
+) -> tuple[Solution, Tensor | None]:
+    """The loop behind `search`, on flat states (B, N); a given `unit` (B,) replaces |f(z)| in the residual."""
     tracker = _Tracker(z0, max_evals, rtol, atol, unit)
-    best = BestState(z0)
-    steps = solver.start(z0, max_evals)
-    z, evals = z0, 0
+    z = z0.clone(memory_format=torch.contiguous_format)  # z0 is the caller's, whatever f does to its argument
+    best = BestState(z, keep_f)
+    steps = solver.start(z, max_evals)
+    tolerant = rtol > 0 or atol > 0
+    leave = leave and tolerant and getattr(f, "take", None) is not None and hasattr(steps, "take")
+    evals = 0
     while True:
         fz = f(z)
         # f may have returned a tensor it keeps, or z itself: never write into it.
         change = torch.sub(fz, z, out=steps.residual_buffer())
-        improved = tracker.update(evals, change, fz)
-        best.update(z, improved)
+        best.update(z, fz, tracker.update(evals, change, fz))
         evals += 1
-        if evals == max_evals or ((rtol > 0 or atol > 0) and not bool(tracker.active.any())):
-            return tracker.solution(best.owned_value(), evals)
+        unfinished = int(tracker.active.sum()) if tolerant else z0.shape[0]
+        if evals == max_evals or (tolerant and unfinished == 0):
+            value, f_value = best.result()
+            return tracker.solution(value, evals), f_value
         z_next = best.next_buffer(z)
         # Our own matrix products must not be rounded to the half precision that is meant for f.
         with torch.autocast(z.device.type, enabled=False):
             steps.step(z, fz, z_next)
         del fz, change
-        if any_or_device(~tracker.active):
-            torch.where(tracker.active[:, None], z_next, best.value, out=z_next)
+        active = tracker.present(tracker.active)
+        if leave and 4 * unfinished <= 3 * z.shape[0]:  # below a quarter, copying costs more than it saves
+            index = active.nonzero()[:, 0]
+            f, z_next = f.take(index), z_next[index]  # type: ignore[attr-defined]
+            for part in (steps, best, tracker):
+                part.take(index)  # type: ignore[union-attr]
+        elif any_or_device(~active):
+            torch.where(active[:, None], z_next, best.value, out=z_next)
         z = z_next
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ifpn.solvers.batched import keep_rows
 from ifpn.solvers.step_rule import check_damping
 
 
@@ -33,3 +34,6 @@ class _PicardSteps:
 
     def step(self, z: Tensor, fz: Tensor, out: Tensor) -> None:
         torch.add(z, self.change, alpha=self.tau, out=out)
+
+    def take(self, index: Tensor) -> None:
+        self.change = keep_rows(self.change, index)

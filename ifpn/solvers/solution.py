@@ -49,6 +49,8 @@ class Solution:
         evals: evaluations of f (or vector-Jacobian products) spent.
         best_eval: (B,) int64, row of `trace` at which the best state was found.
         status: (B,) int64, values of `Status`.
+        sample_evals: (B,) int64, evaluations after which each sample was finished, at most `evals`; None where
+            only the batch as a whole was counted.
     """
 
     value: Tensor
@@ -57,6 +59,7 @@ class Solution:
     evals: int
     best_eval: Tensor
     status: Tensor
+    sample_evals: Tensor | None = None
 
 
 @dataclass

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -46,6 +47,14 @@ class FlatMap:
             raise ValueError("f changed its argument in place; let it work on a new tensor (no inplace=True first)")
         return check_output(out, self.shape).reshape(z.shape)
 
+    @property
+    def take(self) -> Callable[[Tensor], FlatMap] | None:
+        """(b,) indices -> the map on those samples alone; None if f cannot be restricted."""
+        take = getattr(self.f, "take", None)
+        if take is None:
+            return None
+        return lambda index: FlatMap(take(index), torch.Size((len(index), *self.shape[1:])))
+
 
 def check_output(out: Tensor, shape: torch.Size) -> Tensor:
     """Raise unless `out`, a value of f, is a floating-point tensor of the state's shape."""
@@ -60,34 +69,52 @@ def check_output(out: Tensor, shape: torch.Size) -> Tensor:
 class BestState:
     """The best state of every sample, kept by exchanging buffers, and copied only where samples disagree.
 
-    It owns at most two buffers, the best and the next state; z0 belongs to the caller and is never written.
+    It owns at most two buffers, the best and the next state, and with `keep_f` a third: f at the best state. Until
+    an evaluation of a sample was finite that is z0.
     """
 
-    def __init__(self, z0: Tensor) -> None:
+    def __init__(self, z0: Tensor, keep_f: bool) -> None:
         self.value = z0
-        self._z0 = z0
+        self.f_value = z0.clone() if keep_f else None
         self._spare: Tensor | None = None
+        self._rows: Tensor | None = None
+        self._all: tuple[Tensor, Tensor | None] = self.value, self.f_value
 
-    def update(self, z: Tensor, improved: Tensor) -> None:
-        """Take z (B, N) for the samples in `improved` (B,)."""
-        if z is self.value or not any_or_device(improved):
+    def update(self, z: Tensor, fz: Tensor, improved: Tensor) -> None:
+        """Take z (b, N) and f(z) for the samples in `improved` (b,)."""
+        if not any_or_device(improved):
             return
-        if z.device.type == "cpu" and bool(improved.all()):
-            if self.value is not self._z0:
-                self._spare = self.value
-            self.value = z
-        elif self.value is self._z0:
-            self.value = torch.where(improved[:, None], z, self.value)
-        else:
+        every = z.device.type == "cpu" and bool(improved.all())
+        if self.f_value is not None and every:
+            self.f_value.copy_(fz)
+        elif self.f_value is not None:
+            torch.where(improved[:, None], fz, self.f_value, out=self.f_value)
+        if every and z is not self.value:
+            self._spare, self.value = self.value, z
+        elif z is not self.value:
             torch.where(improved[:, None], z, self.value, out=self.value)
 
     def next_buffer(self, z: Tensor) -> Tensor:
         """The buffer for the state that follows z: z itself, unless z is still needed."""
-        if z is not self.value and z is not self._z0:
+        if z is not self.value:
             return z
         spare, self._spare = self._spare, None
-        return torch.empty_like(z, memory_format=torch.contiguous_format) if spare is None else spare
+        return torch.empty_like(z) if spare is None else spare
 
-    def owned_value(self) -> Tensor:
-        """The best state, in memory the caller of the solve does not hold already."""
-        return self.value.clone() if self.value is self._z0 else self.value
+    def take(self, index: Tensor) -> None:
+        """Go on with the samples `index` of those present; the others keep what they have."""
+        self._all = self.result()
+        self._rows = index if self._rows is None else self._rows[index]
+        self.value = self.value[index]
+        self.f_value = None if self.f_value is None else self.f_value[index]
+        self._spare = None
+
+    def result(self) -> tuple[Tensor, Tensor | None]:
+        """The best state of all samples (B, N), and f there if it was kept."""
+        if self._rows is None:
+            return self.value, self.f_value
+        value, f_value = self._all
+        value.index_copy_(0, self._rows, self.value)
+        if f_value is not None and self.f_value is not None:
+            f_value.index_copy_(0, self._rows, self.f_value)
+        return value, f_value

@@ -20,7 +20,9 @@ class Steps(Protocol):
     def step(self, z: Tensor, fz: Tensor, out: Tensor) -> None:
         """Write the state after z (B, N) to `out` (B, N), which may be z itself. `residual_buffer` holds fz - z.
 
-        Samples must not mix. Samples that are already finished may get any value: the loop puts them back.
+        Samples must not mix. Samples that are already finished may get any value: the loop puts them back. A
+        method `take(index)` is optional: it goes on with the samples `index` (b,), ascending, alone. Without it
+        finished samples are computed to the end.
         """
         ...
 

@@ -7,18 +7,20 @@ these rows and writes the others again.
 from __future__ import annotations
 
 import csv
+import io
 import logging
-import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from lightning_fabric.loggers.logger import rank_zero_experiment
-from pytorch_lightning.loggers import CSVLogger, Logger, WandbLogger
+from PIL import Image
+from pytorch_lightning.loggers import CSVLogger, Logger, TensorBoardLogger, WandbLogger
 from pytorch_lightning.loggers.csv_logs import ExperimentWriter
 
 from ifpn.errors import ConfigError
-from ifpn.runs.checkpoint import cannot_write
+from ifpn.runs.files import replacing, write_error
 
 log = logging.getLogger(__name__)
 
@@ -55,7 +57,7 @@ class _ContinuingWriter(ExperimentWriter):
         try:
             super().save()
         except OSError as error:
-            raise cannot_write(Path(self.metrics_file_path), error) from error
+            raise write_error(Path(self.metrics_file_path), error) from error
         self.rows += new
 
     def _rewrite_with_new_header(self, fieldnames: list[str]) -> None:
@@ -98,17 +100,13 @@ def _read(path: Path) -> tuple[list[str], list[dict[str, Any]]]:
 
 
 def _replace(path: Path, names: Sequence[str], rows: Iterable[dict[str, Any]]) -> None:
-    beside = path.with_suffix(".partial")
-    try:
-        with open(beside, "w", newline="") as file:
-            writer = csv.DictWriter(file, fieldnames=names)
-            writer.writeheader()
-            writer.writerows(rows)
-            file.flush()
-            os.fsync(file.fileno())
-        beside.replace(path)
-    except OSError as error:
-        raise cannot_write(path, error) from error
+    with replacing(path) as binary:
+        file = io.TextIOWrapper(binary, encoding="utf-8", newline="")
+        writer = csv.DictWriter(file, fieldnames=names)
+        writer.writeheader()
+        writer.writerows(rows)
+        file.flush()
+        file.detach()
 
 
 class WandbRun(WandbLogger):
@@ -124,14 +122,24 @@ class WandbRun(WandbLogger):
             self._experiment = None
 
 
-def log_media(logger: WandbLogger, pictures: Sequence[Path], scores: Mapping[str, Any]) -> None:
-    """Log pictures as `run/<name>`, and the tables `run/summary` and `run/per_class`.
+def log_pictures(loggers: Iterable[Logger], pictures: Sequence[Path], step: int) -> None:
+    """Log PNG files as `run/<name>` to every logger that shows pictures: Weights & Biases and TensorBoard."""
+    for logger in loggers:
+        for picture in pictures:
+            if isinstance(logger, WandbLogger):
+                logger.log_image(f"run/{picture.stem}", [str(picture)])
+            elif isinstance(logger, TensorBoardLogger):
+                with Image.open(picture) as file:
+                    pixels = np.asarray(file.convert("RGB"))
+                logger.experiment.add_image(f"run/{picture.stem}", pixels, step, dataformats="HWC")
+
+
+def log_tables(logger: WandbLogger, scores: Mapping[str, Any]) -> None:
+    """Log the tables `run/summary` and `run/per_class`.
 
     scores: `summary` {metric: value in 0..1} and `per_class` {class: {"AP", "AP50", "AR100", "boxes"}}, both None
     before the first validation. COCO's -1, where there is nothing to find, becomes an empty cell.
     """
-    for picture in pictures:
-        logger.log_image(f"run/{picture.stem}", [str(picture)])
     for name, (columns, rows) in media_tables(scores).items():
         logger.log_table(f"run/{name}", columns=columns, data=rows)
 

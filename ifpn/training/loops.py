@@ -21,7 +21,7 @@ from ifpn.training.module import DetectionModule
 class StepCheckpoint(Checkpoint):
     """A callback that is asked between any two optimiser steps whether it has something to save."""
 
-    def between_steps(self, trainer: pl.Trainer) -> None:
+    def on_step_boundary(self, trainer: pl.Trainer) -> None:
         """Step `trainer.global_step - 1` and its validation, if one was due, are over on every rank."""
 
 
@@ -40,10 +40,10 @@ class EpochLoop(_TrainingEpochLoop):
             return
         for callback in self.trainer.callbacks:
             if isinstance(callback, StepCheckpoint):
-                callback.between_steps(self.trainer)
+                callback.on_step_boundary(self.trainer)
         module = cast(DetectionModule, self.trainer.lightning_module)
         if self.global_step < self.max_steps:  # a run that is over ends by itself
-            module.stop.obey(self.trainer)
+            module.stop.act(self.trainer)
 
     def _broadcast_sigterm_tensor(self) -> None:
         """Not needed: the ranks agree on a stop together with the loss (`DetectionModule.training_step`)."""

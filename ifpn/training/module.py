@@ -29,7 +29,7 @@ class DetectionModule(pl.LightningModule):
 
     detector: images (3, H, W) in 0..1 and targets in, a dict of losses (training) or a list of detections out.
     recipe, plan: optimiser and learning rate. evaluator: scores the detections on the validation set.
-    facts: plain values (configuration, class names, category ids) stored in every checkpoint, enough to rebuild it.
+    metadata: plain values (configuration, class names, category ids) stored in every checkpoint, enough to rebuild it.
     guard: what to do when a loss is not finite; None: nothing.
 
     `batches_seen`: batches this rank has trained on. `scores`: `summary` and `per_class` of the last validation.
@@ -41,7 +41,7 @@ class DetectionModule(pl.LightningModule):
         recipe: Recipe,
         plan: Plan,
         evaluator: CocoEvaluator,
-        facts: dict[str, Any],
+        metadata: dict[str, Any],
         seed: int,
         guard: NonFinite | None = None,
     ) -> None:
@@ -50,7 +50,7 @@ class DetectionModule(pl.LightningModule):
         self.recipe = recipe
         self.plan = plan
         self.evaluator = evaluator
-        self.facts = facts
+        self.metadata = metadata
         self.seed = seed
         self.guard = guard
         self.stop = StopRequest()
@@ -76,15 +76,15 @@ class DetectionModule(pl.LightningModule):
         loss = torch.stack(list(losses.values())).sum()
         self.log("train/loss", loss, prog_bar=True, batch_size=len(images))
         self.log_dict({f"train/{name}": value for name, value in losses.items()}, batch_size=len(images))
-        bad = self._agree(not bool(torch.isfinite(loss)))
-        if self.guard is not None and self.guard.judge(self, bad, losses, [int(t["image_id"]) for t in targets]):
+        bad = self._reduce_flags(not bool(torch.isfinite(loss)))
+        if self.guard is not None and self.guard.check(self, bad, losses, [int(t["image_id"]) for t in targets]):
             # A gradient of zero for every parameter: the ranks' exchange of gradients goes its usual way.
             loss = torch.stack([p.sum() for p in self.parameters() if p.requires_grad]).sum() * 0.0
         return loss
 
-    def _agree(self, bad: bool) -> bool:
+    def _reduce_flags(self, bad: bool) -> bool:
         """One exchange per step for two questions: is some rank's loss not finite, was some rank told to stop?"""
-        answers = [int(bad), self.stop.wish]
+        answers = [int(bad), self.stop.requested]
         if self.trainer.world_size > 1:
             shared = torch.tensor(answers, device=self.device)
             dist.all_reduce(shared, op=dist.ReduceOp.MAX)
@@ -119,7 +119,7 @@ class DetectionModule(pl.LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["ifpn"] = {
-            **self.facts,
+            **self.metadata,
             "batches_seen": self.batches_seen,
             "world_size": self.trainer.world_size,
             "metrics_rows": rows_on_disk(self.trainer.loggers),
@@ -127,8 +127,8 @@ class DetectionModule(pl.LightningModule):
         }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        facts = checkpoint["ifpn"]
-        self.scores = facts.get("scores")
+        metadata = checkpoint["ifpn"]
+        self.scores = metadata.get("scores")
         # With another number of processes the same images have been seen in another number of batches.
-        world_size = int(facts.get("world_size", self.trainer.world_size))
-        self.batches_seen = int(facts["batches_seen"]) * world_size // self.trainer.world_size
+        world_size = int(metadata.get("world_size", self.trainer.world_size))
+        self.batches_seen = int(metadata["batches_seen"]) * world_size // self.trainer.world_size

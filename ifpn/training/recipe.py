@@ -14,12 +14,12 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 
-class Curve(Protocol):
+class LearningRateCurve(Protocol):
     """Learning rate as a factor of the base rate, at a step (0-based) of a run of `max_steps` steps."""
 
     def factor(self, step: int, max_steps: int) -> float: ...
 
-    def stretched(self, ratio: float) -> Curve: ...
+    def stretched(self, ratio: float) -> LearningRateCurve: ...
 
 
 def _warmup(step: int, steps: int, factor: float) -> float:
@@ -73,14 +73,14 @@ class Plan:
     """A recipe applied to the machine at hand.
 
     lr: base learning rate. max_steps: optimiser steps in all. curve: learning-rate factors over those steps.
-    batch: images per optimiser step, all devices together. words: what was decided and why, for the terminal.
+    batch: images per optimiser step, all devices together. summary: what was decided and why, for the terminal.
     """
 
     lr: float
     max_steps: int
-    curve: Curve
+    curve: LearningRateCurve
     batch: int
-    words: str
+    summary: str
 
 
 @dataclass(frozen=True)
@@ -92,25 +92,23 @@ class Recipe:
 
     optimizer: partial[Optimizer]
     norm_weight_decay: float
-    curve: Curve
+    curve: LearningRateCurve
     max_steps: int | None
     max_epochs: int | None
-    batch_size: int
     base_batch_size: int
     scaling: str
     gradient_clip: float | None
     val_every: int | None
-    min_size: Sequence[int]
-    max_size: int
-    backbone_lr: float = 1.0
+    backbone_lr: float
 
-    def plan(self, world_size: int, accumulate: int, batches_per_epoch: int) -> Plan:
+    def plan(self, batch_size: int, world_size: int, accumulate: int, batches_per_epoch: int) -> Plan:
         """Apply the rule for other batch sizes.
 
         Args:
-            world_size: processes. accumulate: batches per optimiser step. batches_per_epoch: per process.
+            batch_size: images per process and batch. world_size: processes. accumulate: batches per optimiser step.
+            batches_per_epoch: per process.
         """
-        batch = self.batch_size * world_size * accumulate
+        batch = batch_size * world_size * accumulate
         ratio = batch / self.base_batch_size if self.scaling == "linear" else 1.0
         lr = float(self.optimizer.keywords["lr"])
         if self.max_steps is not None:
@@ -118,20 +116,20 @@ class Recipe:
         else:
             assert self.max_epochs is not None
             steps, curve = math.ceil(batches_per_epoch / accumulate) * self.max_epochs, self.curve
-        words = (
+        summary = (
             f"{batch} images per step "
-            f"({self.batch_size} per device x {world_size} device(s) x {accumulate} accumulated), "
+            f"({batch_size} per device x {world_size} device(s) x {accumulate} accumulated), "
             f"{steps} steps, lr {lr * ratio:g}"
             + (f" (the backbone's times {self.backbone_lr:g})" if self.backbone_lr != 1.0 else "")
         )
         if ratio != 1.0:
-            words += (
+            summary += (
                 f"; linear rule: the schedule is written for {self.base_batch_size} images, "
                 f"so lr {lr:g} -> {lr * ratio:g}"
                 + (f" and {self.max_steps} -> {steps} steps" if self.max_steps is not None else "")
                 + " (schedule.scaling=none keeps it as written)"
             )
-        return Plan(lr * ratio, steps, curve, batch, words)
+        return Plan(lr * ratio, steps, curve, batch, summary)
 
     def build(self, model: nn.Module, plan: Plan) -> tuple[Optimizer, LambdaLR]:
         """The optimiser (no weight decay on normalisation layers, as the baselines) and its per-step schedule."""

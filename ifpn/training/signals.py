@@ -13,6 +13,8 @@ import pytorch_lightning as pl
 from lightning_fabric.plugins.environments.slurm import SLURMEnvironment
 from pytorch_lightning.utilities.exceptions import SIGTERMException
 
+from ifpn.runs.folder import LAST
+
 NOTHING, STOP, REQUEUE = 0, 1, 2
 
 
@@ -20,12 +22,12 @@ class StopRequest:
     """Whether this process was told to stop, and what all ranks agreed on.
 
     Lightning acts inside the signal handler: it starts a collective there, and for SLURM saves a checkpoint there,
-    in the middle of whatever the step was doing. Here the handler takes a note only. `wish` goes into the number
-    that the ranks exchange in each step anyway, `agreed` is what came back, and `obey` acts on it between two steps.
+    in the middle of whatever the step was doing. Here the handler takes a note only. `requested` goes into the number
+    that the ranks exchange in each step anyway, `agreed` is what came back, and `act` obeys it between two steps.
     """
 
     def __init__(self) -> None:
-        self.wish = NOTHING
+        self.requested = NOTHING
         self.agreed = NOTHING
         self._requeue_signal: signal.Signals | None = None
         # What a shell reports for a process ended by a signal: the run is not finished.
@@ -37,7 +39,7 @@ class StopRequest:
         if threading.current_thread() is not threading.main_thread():
             return
         if trainer.received_sigterm:  # came between Lightning's handler and ours
-            self.wish = STOP
+            self.requested = STOP
             trainer._signal_connector.received_sigterm = False
         self._process = os.getpid()
         signal.signal(signal.SIGTERM, self._note)
@@ -50,13 +52,13 @@ class StopRequest:
     def _note(self, number: int, frame: FrameType | None) -> None:
         if os.getpid() != self._process:  # a loader's worker, forked from us: it goes when we go
             return
-        self.wish = max(self.wish, REQUEUE if number == self._requeue_signal else STOP)
+        self.requested = max(self.requested, REQUEUE if number == self._requeue_signal else STOP)
         if number == signal.SIGINT:
             self._exit_status = 128 + signal.SIGINT
             print("stopping after this step (Ctrl-C again: at once, without a checkpoint)", file=sys.stderr)
             signal.signal(signal.SIGINT, signal.default_int_handler)
 
-    def obey(self, trainer: pl.Trainer) -> None:
+    def act(self, trainer: pl.Trainer) -> None:
         """If a stop was agreed: write last.ckpt, requeue where SLURM asked for it, and leave.
 
         Raises:
@@ -66,7 +68,7 @@ class StopRequest:
         """
         if self.agreed == NOTHING:
             return
-        path = Path(trainer.default_root_dir) / "last.ckpt"
+        path = Path(trainer.default_root_dir) / LAST
         trainer.save_checkpoint(path)
         if self.agreed == REQUEUE and self._requeue_signal is not None:
             trainer._signal_connector._slurm_sigusr_handler_fn(self._requeue_signal, None)  # type: ignore[arg-type]

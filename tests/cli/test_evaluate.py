@@ -12,10 +12,10 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
+from ifpn.cli import evaluate as module
 from ifpn.errors import ConfigError
 from ifpn.evaluation import PredictionError
 from ifpn.predictor import Predictor
-from ifpn.predictor import commands as module
 
 
 class LeftHalf(nn.Module):
@@ -33,6 +33,7 @@ def evaluate(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., o
         monkeypatch.setattr(module, "load", lambda path, device: detector)
         node = {"_target_": "ifpn.data.DetectionData", "root": str(root), "batch_size": 2, "seed": 0, "workers": 0}
         settings = {"ckpt": "x.ckpt", "predictions": None, "submission": None, "test_evals": None, "device": "cpu"}
+        settings |= {"batch_size": 2}
         thresholds = {"iou_threshold": 0.5, "score_threshold": 0.3}
         cfg = {**settings, "confusion": thresholds, "run_dir": str(tmp_path / "out"), "data": {**node, **(data or {})}}
         made = OmegaConf.create({**cfg, **more})
@@ -70,7 +71,7 @@ def test_only_the_validation_file_is_read_and_classes_meet_by_id_or_by_name(
     assert evaluate(root, ids) is not None
     written = json.loads((tmp_path / "out/predictions.json").read_text())
     assert {record["category_id"] for record in written} == {17}
-    assert len(json.loads((tmp_path / "out/result.json").read_text())["summary"]) == 12
+    assert len(json.loads((tmp_path / "out/scores.json").read_text())["summary"]) == 12
     for name in ("precision_recall", "sizes", "confusion"):
         assert (tmp_path / f"out/{name}.png").stat().st_size > 1000
 

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
-from ifpn.cli.command import CheckedCallbacks, with_jobs
+from ifpn.cli.command import CheckedCallbacks, expand_jobs_flag
 from ifpn.cli.jobs import Job
 from ifpn.cli.processes import clean_environment, job_command
 from ifpn.errors import ConfigError
@@ -58,13 +58,13 @@ def test_a_job_does_not_take_itself_for_a_rank() -> None:
     ],
 )
 def test_the_number_of_jobs_can_be_said_briefly(typed: list[str], handed_to_hydra: list[str]) -> None:
-    assert with_jobs(typed) == handed_to_hydra
+    assert expand_jobs_flag(typed) == handed_to_hydra
 
 
 @pytest.mark.parametrize("typed", [["-m", "-j"], ["-m", "-j", "0"], ["-m", "-j", "seed=1"], ["-j", "2", "seed=1"]])
 def test_a_number_of_jobs_that_means_nothing_is_told(typed: list[str]) -> None:
     with pytest.raises(ConfigError, match="-j"):
-        with_jobs(typed)
+        expand_jobs_flag(typed)
 
 
 @pytest.mark.parametrize(

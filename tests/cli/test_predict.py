@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
+import threading
 from collections.abc import Callable
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -13,29 +16,45 @@ from omegaconf import OmegaConf
 from PIL import Image
 from pycocotools.coco import COCO
 
+from ifpn.cli import predict as module
 from ifpn.data import BadImage, DataError
 from ifpn.errors import ConfigError
-from ifpn.predictor import predict as module
+from ifpn.predictor import Predictor
 from tests.data.cases import picture
 
 
-class OneBox:
+class QuietHandler(SimpleHTTPRequestHandler):
+    def log_message(self, format: str, *args: object) -> None:
+        pass
+
+
+class OneBox(torch.nn.Module):
     """Stands for a trained detector: one box over the left half of every image."""
 
-    class_names = ("cat", "dog")
-    category_ids = (3, 17)
+    def forward(self, images: list[torch.Tensor]) -> list[dict[str, torch.Tensor]]:
+        boxes = [torch.tensor([[0.0, 0.0, image.shape[2] / 2, image.shape[1]]]) for image in images]
+        return [{"boxes": box, "scores": torch.tensor([0.75]), "labels": torch.tensor([1])} for box in boxes]
 
-    def __call__(self, image: torch.Tensor) -> dict[str, torch.Tensor]:
-        height, width = image.shape[1:]
-        boxes = torch.tensor([[0.0, 0.0, width / 2, height]])
-        return {"boxes": boxes, "scores": torch.tensor([0.75]), "labels": torch.tensor([1])}
+
+class TooLarge(OneBox):
+    """Has no memory for images that are wider than 1000 pixels."""
+
+    def forward(self, images: list[torch.Tensor]) -> list[dict[str, torch.Tensor]]:
+        if images[0].shape[2] > 1000:
+            raise RuntimeError("not enough memory: you tried to allocate 1 TB")
+        return super().forward(images)
+
+
+def predictor(detector: torch.nn.Module) -> Predictor:
+    return Predictor(detector, ["cat", "dog"], [3, 17], {}, torch.device("cpu"))
 
 
 @pytest.fixture
 def predict(monkeypatch: pytest.MonkeyPatch) -> Callable[..., dict]:
-    def run(source: Path, out: Path, on_bad_image: str = "skip") -> dict:
-        monkeypatch.setattr(module, "load", lambda path, device: OneBox())
-        settings = {"source": str(source), "run_dir": str(out), "on_bad_image": on_bad_image}
+    def run(source: object, out: Path, on_bad_image: str = "skip", detector: type = OneBox) -> dict:
+        monkeypatch.setattr(module, "load", lambda path, device, size: predictor(detector()))
+        settings = {"source": source, "run_dir": str(out), "on_bad_image": on_bad_image, "size": None}
+        settings["source"] = str(source) if isinstance(source, Path) else source
         module.predict(OmegaConf.create({**settings, "ckpt": "x.ckpt", "device": "cpu", "score_threshold": 0.3}))
         content: dict = json.loads((out / "predictions.json").read_text())
         return content
@@ -120,3 +139,52 @@ def test_picture_names_differ_also_without_capitals() -> None:
     assert len({str(name).casefold() for name in given}) == len(files)
     assert all(len(name.name.encode()) <= 255 and name.suffix == ".jpg" for name in given)
     assert given[3] == Path("sub/a.jpg")
+
+
+def test_patterns_lists_and_names_that_are_numbers(
+    predict: Callable[..., dict], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("2024/a.jpg", "2024/b.png", "other/c.jpg"):
+        picture(tmp_path / name)
+    (tmp_path / "list.txt").write_text("# mine\n2024/a.jpg\n\nother/c.jpg\n2024/a.jpg\n")
+    monkeypatch.chdir(tmp_path)
+    found = {
+        key: [image["file_name"] for image in predict(source, tmp_path / "out")["images"]]
+        for key, source in {"pattern": "**/*.jpg", "list": tmp_path / "list.txt", "number": 2024}.items()
+    }
+    assert found == {
+        "pattern": ["2024/a.jpg", "other/c.jpg"],
+        "list": ["2024/a.jpg", "other/c.jpg"],
+        "number": ["a.jpg", "b.png"],
+    }
+    with pytest.raises(DataError, match="no file fits the pattern"):
+        predict("none/*.jpg", tmp_path / "out")
+
+
+def test_an_address_is_fetched_or_refused(predict: Callable[..., dict], tmp_path: Path) -> None:
+    picture(tmp_path / "served" / "a b.jpg")
+    handler = functools.partial(QuietHandler, directory=str(tmp_path / "served"))
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        address = f"http://127.0.0.1:{server.server_port}"
+        content = predict(f"{address}/a%20b.jpg", tmp_path / "out")
+        assert [image["file_name"] for image in content["images"]] == ["a b.jpg"]
+        with pytest.raises(BadImage, match=r"cannot be fetched \(.+Download it, and give the file"):
+            predict(f"{address}/gone.jpg", tmp_path / "out")
+        server.shutdown()
+    with pytest.raises(BadImage, match="Download it, and give the file"):
+        predict(f"{address}/a%20b.jpg", tmp_path / "out")
+
+
+def test_one_image_that_the_detector_cannot_take_loses_no_other(
+    predict: Callable[..., dict], tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    picture(tmp_path / "photos" / "a.jpg")
+    Image.new("RGB", (1001, 4)).save(tmp_path / "photos" / "b.jpg")
+    (tmp_path / "photos" / "circle.jpg").symlink_to(tmp_path / "photos" / "circle.jpg")
+    picture(tmp_path / "photos" / "d.jpg")
+    content = predict(tmp_path / "photos", tmp_path / "out", detector=TooLarge)
+    assert [image["file_name"] for image in content["images"]] == ["a.jpg", "d.jpg"]
+    said = capsys.readouterr().out
+    assert "b.jpg cannot be predicted: not enough memory" in said
+    assert "circle.jpg" in said

@@ -14,9 +14,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from ifpn.data import DataError, Policy, load_annotations
-from ifpn.data.annotations import CocoAnnotations
-from ifpn.data.defects import KINDS
+from ifpn.data import DataError, DefectPolicy, load_annotations
+from ifpn.data.coco.annotations import CocoAnnotations
+from ifpn.data.coco.defects import KINDS
 from tests.data.cases import CATEGORIES, document, entry
 
 # files for each of four properties, 2,000 in all; more with IFPN_DEFECT_EXAMPLES=2000
@@ -28,14 +28,14 @@ fuzzing = settings(
 )
 
 WIDTH, HEIGHT = 100, 80
-DROP_ALL = Policy(malformed_image="drop", duplicate_image="drop", unsafe_path="drop", max_dropped=1.0)
+DROP_ALL = DefectPolicy(malformed_image="drop", duplicate_image="drop", unsafe_path="drop", max_dropped=1.0)
 
 
 def images(count: int = 3) -> list[dict[str, Any]]:
     return [{"id": i, "file_name": f"{i}.jpg", "width": WIDTH, "height": HEIGHT} for i in range(1, count + 1)]
 
 
-def load(folder: Path, content: Any, policy: Policy = DROP_ALL, **more: Any) -> CocoAnnotations:
+def load(folder: Path, content: Any, policy: DefectPolicy = DROP_ALL, **more: Any) -> CocoAnnotations:
     path = folder / "instances.json"
     path.write_bytes(content if isinstance(content, bytes) else json.dumps(content).encode())
     return load_annotations(path, policy=policy, **more)
@@ -70,7 +70,7 @@ def test_boxes_are_clipped_and_truth_is_not(tmp_path: Path) -> None:
     assert found.boxes(0)[0].tolist() == [[0, 10, 29.5, 30], [90, 70, 100, 80]]
     assert found.log.counts == {"partly_outside": 1}  # half a pixel is rounding
     assert found.to_coco()["annotations"][1]["bbox"] == [90, 70, 30, 30]
-    dropped = load(tmp_path, document(images(1), boxes), Policy(partly_outside="drop"))
+    dropped = load(tmp_path, document(images(1), boxes), DefectPolicy(partly_outside="drop"))
     assert len(dropped.boxes(0)[0]) == 1
 
 
@@ -182,10 +182,10 @@ def test_defects_are_dropped_and_counted(tmp_path: Path, case: tuple) -> None:
 def test_strict_refuses_and_lists_what_it_found(tmp_path: Path, case: tuple) -> None:
     content, expected, _, _ = case
     if not expected:
-        load(tmp_path, content, Policy(strict=True))
+        load(tmp_path, content, DefectPolicy(strict=True))
         return
     with pytest.raises(DataError) as caught:
-        load(tmp_path, content, Policy(strict=True))
+        load(tmp_path, content, DefectPolicy(strict=True))
     text = str(caught.value)
     assert "data.policy.strict=false" in text
     assert all(f"{kind} {count}" in text for kind, count in expected.items())
@@ -201,19 +201,19 @@ def test_each_kind_can_be_refused_by_its_own_name(tmp_path: Path, kind: str) -> 
     with pytest.raises(
         DataError, match=rf"instances\.json: refused because of {kind} 1(?s:.*)data\.policy\.{kind}=drop"
     ):
-        load(tmp_path, content, Policy(**{kind: "refuse"}))
+        load(tmp_path, content, DefectPolicy(**{kind: "refuse"}))
     with pytest.raises(ValueError, match=rf"data\.policy\.{kind}='ignore': allowed are"):
-        Policy(**{kind: "ignore"})
+        DefectPolicy(**{kind: "ignore"})
 
 
 def test_too_many_dropped_boxes_are_refused(tmp_path: Path) -> None:
     corners = [entry(n, 1, [60, 50, 55, 45]) for n in range(40)]
     turned = [entry(100 + n, 1, [60, 50, -5, 20]) for n in range(15)]
     with pytest.raises(DataError, match=r"15 of 55 boxes would be dropped, mostly negative_size.*max_dropped"):
-        load(tmp_path, document(images(), corners + turned), Policy())
-    assert load(tmp_path, document(images(), corners + turned), Policy(max_dropped=0.3)).usable.sum() == 40
+        load(tmp_path, document(images(), corners + turned), DefectPolicy())
+    assert load(tmp_path, document(images(), corners + turned), DefectPolicy(max_dropped=0.3)).usable.sum() == 40
     with pytest.raises(ValueError, match=r"max_dropped=1\.5"):
-        Policy(max_dropped=1.5)
+        DefectPolicy(max_dropped=1.5)
 
 
 JSON = st.recursive(
@@ -304,7 +304,7 @@ def test_files_of_another_kind_are_explained(tmp_path: Path, text: bytes, words:
 
 def test_missing_files_and_byte_order_marks(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="cannot be read"):
-        load_annotations(tmp_path / "none.json", policy=Policy())
+        load_annotations(tmp_path / "none.json", policy=DefectPolicy())
     assert len(load(tmp_path, b"\xef\xbb\xbf" + json.dumps(document(images(), [])).encode())) == 3
 
 

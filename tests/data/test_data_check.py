@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
-from ifpn.data import Augment, DataError, DetectionData, Reading
+from ifpn.cli.check_data import main
+from ifpn.data import Augment, DataError, DetectionData, ImageReading
 from ifpn.data.check import check_split, shared_files
+from ifpn.errors import ConfigError
 from ifpn.plots.dataset import as_json, as_text, draw_page
 from tests.data.cases import entry
-
-SCRIPT = Path(__file__).parents[2] / "scripts" / "check_dataset.py"
 
 
 def spoil(root: Path) -> None:
@@ -70,9 +68,9 @@ def test_quick_check_refuses_missing_files_before_training(coco_folder: Callable
     options = {"batch_size": 1, "seed": 0, "workers": 0}
     with pytest.raises(DataError, match=r"1 of 4 image files are not in .*'3\.jpg'.*on_bad_image=skip"):
         DetectionData(root, **options).setup("fit")
-    DetectionData(root, **options, reading=Reading("skip")).setup("fit")
+    DetectionData(root, **options, reading=ImageReading("skip")).setup("fit")
     with pytest.raises(DataError, match="max_bad=0"):
-        DetectionData(root, **options, reading=Reading("skip", max_bad=0)).setup("fit")
+        DetectionData(root, **options, reading=ImageReading("skip", max_bad=0)).setup("fit")
     DetectionData(root, **options, check=False).setup("fit")
 
 
@@ -97,20 +95,16 @@ def test_page_shows_images_with_and_without_augmentation(coco_folder: Callable[.
         assert len(page.convert("RGB").getcolors(2**24) or []) > 100
 
 
-def test_the_script_writes_reports_and_says_by_its_status(coco_folder: Callable[..., Path], tmp_path: Path) -> None:
+def test_the_command_writes_reports_and_says_by_its_status(
+    coco_folder: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     root = coco_folder()
+    assert main([str(root), "--out", str(tmp_path / "sound")]) == 0
     spoil(root)
-    command = [sys.executable, str(SCRIPT), str(root), "--out", str(tmp_path / "out"), "--pictures", "2"]
-    run = subprocess.run(
-        command, capture_output=True, text=True, cwd=SCRIPT.parents[1], env=_environment(), check=False
-    )
-    assert run.returncode == 1, run.stderr
-    assert "DEFECT missing_file: 1" in run.stdout
+    assert main([str(root), "--out", str(tmp_path / "out"), "--pictures", "2"]) == 1
+    assert "DEFECT missing_file: 1" in capsys.readouterr().out
     assert {path.name for path in (tmp_path / "out").iterdir()} == {"report.txt", "report.json", "train.png", "val.png"}
     assert len(json.loads((tmp_path / "out/report.json").read_text())["splits"]) == 2
-
-
-def _environment() -> dict[str, str]:
-    import os
-
-    return {**os.environ, "PYTHONPATH": str(SCRIPT.parents[1])}
+    assert main([str(tmp_path), "--out", str(tmp_path / "none")]) == 2
+    with pytest.raises(ConfigError, match=r"data\.augment\.iou_crop=7"):
+        main([str(root), "--out", str(tmp_path / "out"), "--iou-crop", "7"])

@@ -18,13 +18,13 @@ from ifpn.data import (
     Augment,
     BadImage,
     CocoDataset,
+    DefectPolicy,
     ImageFolder,
-    Policy,
-    Reading,
+    ImageReading,
     decode_image,
     load_annotations,
 )
-from ifpn.data.defects import DataError
+from ifpn.data.coco.defects import DataError
 from tests.data.cases import document, entry, picture
 
 WIDTH, HEIGHT = 60, 40
@@ -110,7 +110,7 @@ def test_marker_is_where_the_box_says(tmp_path: Path, mode: str, format_: str, o
         if frame is stored and width == WIDTH:
             continue  # same size as upright: the tag is then believed
         (tmp_path / "a.json").write_text(json.dumps(document(images, [entry(1, 1, [int(v) for v in box])])))
-        data = CocoDataset(load_annotations(tmp_path / "a.json", policy=Policy()), tmp_path)
+        data = CocoDataset(load_annotations(tmp_path / "a.json", policy=DefectPolicy()), tmp_path)
         image, target = data[0]
         assert (image.dtype, image.shape) == (torch.uint8, (3, height, width))
         # JPEG and WebP blur an edge by less than a pixel at half height
@@ -233,9 +233,9 @@ def write_set(folder: Path, names: list[str]) -> Path:
 
 
 def dataset(folder: Path, names: list[str], training: bool = True, **reading: object) -> CocoDataset:
-    annotations = load_annotations(write_set(folder, names), policy=Policy())
+    annotations = load_annotations(write_set(folder, names), policy=DefectPolicy())
     augment = Augment(flip=0) if training else None
-    return CocoDataset(annotations, folder, augment=augment, reading=Reading(**reading))
+    return CocoDataset(annotations, folder, augment=augment, reading=ImageReading(**reading))
 
 
 def test_bad_images_are_refused_with_their_id(tmp_path: Path) -> None:
@@ -276,7 +276,7 @@ def test_in_validation_a_skipped_image_keeps_its_id_and_boxes(tmp_path: Path) ->
 def test_reading_refuses_impossible_settings() -> None:
     for wrong in ({"on_bad_image": "ignore"}, {"max_bad": -1}, {"max_pixels": 0}, {"max_pixels": 10**12}):
         with pytest.raises(ValueError, match="allowed"):
-            Reading(**wrong)
+            ImageReading(**wrong)
 
 
 def test_image_folder_is_sorted_and_takes_one_file_too(tmp_path: Path) -> None:

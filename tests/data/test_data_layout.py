@@ -12,8 +12,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ifpn.data import BadImage, CocoDataset, DataError, DetectionData, Policy, load_annotations
-from ifpn.data.layout import find_split, locate, unsafe_reason
+from ifpn.data import BadImage, CocoDataset, DataError, DefectPolicy, DetectionData, load_annotations
+from ifpn.data.coco.layout import find_split, resolve_file, unsafe_reason
 from tests.data.cases import document, entry, picture
 
 LAYOUTS = [
@@ -86,12 +86,12 @@ def test_missing_and_ambiguous_files_are_explained(coco_folder: Callable[..., Pa
 def test_hostile_names_are_refused_with_the_reason(tmp_path: Path, name: str, reason: str) -> None:
     assert reason in (unsafe_reason(name) or "")
     with pytest.raises(DataError, match="refused"):
-        locate(tmp_path, name, tmp_path)
+        resolve_file(tmp_path, name, tmp_path)
     images = [{"id": i, "file_name": n, "width": 8, "height": 8} for i, n in enumerate((name, "fine.jpg"))]
     (tmp_path / "a.json").write_text(json.dumps(document(images, [entry(1, 0, [0, 0, 5, 5])])))
     with pytest.raises(DataError, match=r"unsafe_path 1(?s:.*)image 0(?s:.*)data\.policy\.unsafe_path=drop"):
-        load_annotations(tmp_path / "a.json", policy=Policy())
-    found = load_annotations(tmp_path / "a.json", policy=Policy(unsafe_path="drop"))
+        load_annotations(tmp_path / "a.json", policy=DefectPolicy())
+    found = load_annotations(tmp_path / "a.json", policy=DefectPolicy(unsafe_path="drop"))
     assert found.image_ids.tolist() == [1]
     assert found.log.counts == {"unsafe_path": 1}  # its box goes with it and is no defect of its own
 
@@ -119,7 +119,7 @@ def test_any_text_is_judged(name: str) -> None:
 )
 def test_unusual_names_are_served(tmp_path: Path, name: str) -> None:
     picture(tmp_path / name)
-    assert locate(tmp_path, name, tmp_path) == tmp_path / name
+    assert resolve_file(tmp_path, name, tmp_path) == tmp_path / name
 
 
 @pytest.mark.parametrize(("written", "stored"), [("NFC", "NFD"), ("NFD", "NFC"), ("NFC", "NFC"), ("NFD", "NFD")])
@@ -128,7 +128,7 @@ def test_accents_are_found_in_either_form(tmp_path: Path, written: str, stored: 
     picture(tmp_path / unicodedata.normalize(stored, name))
     images = [{"id": 1, "file_name": unicodedata.normalize(written, name), "width": 64, "height": 48}]
     (tmp_path / "a.json").write_text(json.dumps(document(images, [entry(1, 1, [0, 0, 9, 9])])))
-    data = CocoDataset(load_annotations(tmp_path / "a.json", policy=Policy()), tmp_path, boundary=tmp_path)
+    data = CocoDataset(load_annotations(tmp_path / "a.json", policy=DefectPolicy()), tmp_path, boundary=tmp_path)
     assert data[0][0].shape == (3, 48, 64)
 
 

@@ -13,7 +13,7 @@ from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
-from ifpn.data import Augment, DataError, DetectionData, Policy, Reading, Shapes
+from ifpn.data import Augment, DataError, DefectPolicy, DetectionData, ImageReading, Shapes
 from tests.data.cases import document, entry, picture
 
 CONF = Path(__file__).parents[2] / "conf"
@@ -21,7 +21,7 @@ CONF = Path(__file__).parents[2] / "conf"
 
 def config(name: str, *overrides: str) -> DictConfig:
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        node = compose(overrides=[f"+data={name}", "+seed=3", "+schedule.batch_size=2", *overrides])
+        node = compose(overrides=[f"+data={name}", "+seed=3", *overrides])
     return node
 
 
@@ -32,7 +32,7 @@ def test_yaml_and_code_have_the_same_defaults() -> None:
         for name, parameter in inspect.signature(DetectionData.__init__).parameters.items()
         if parameter.default is not inspect.Parameter.empty
     }
-    for name, built in (("augment", Augment()), ("policy", Policy()), ("reading", Reading())):
+    for name, built in (("augment", Augment()), ("policy", DefectPolicy()), ("reading", ImageReading())):
         part = node.pop(name)
         part.pop("_target_")
         assert part == asdict(built)

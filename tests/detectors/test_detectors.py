@@ -312,3 +312,13 @@ def test_overfits_four_pictures(name: str) -> None:
         nn.utils.clip_grad_norm_(model.parameters(), 10.0)
         optimiser.step()
     pytest.fail("some rectangle is not found after 120 steps")
+
+
+@pytest.mark.parametrize("name", ["atss", "faster_rcnn"])
+def test_a_stream_of_frames_gives_the_detections_of_the_frames(name: str) -> None:
+    """The neck of these detectors is explicit: nothing is saved, and nothing changes."""
+    model = make_detector(name).eval()
+    with torch.no_grad(), model.stream() as stream:
+        for image in images():
+            for key, value in model([image])[0].items():
+                assert torch.equal(stream([image])[0][key], value)

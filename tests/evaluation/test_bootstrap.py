@@ -6,29 +6,29 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ifpn.evaluation import CocoEvaluator, GroundTruth, Matches, Prediction, paired_bootstrap
+from ifpn.evaluation import CocoDetection, CocoEvaluator, GroundTruth, ScoredMatches, paired_bootstrap
 from tests.evaluation.cases import random_case
 
-Case = tuple[dict[str, Any], list[Prediction]]
+Case = tuple[dict[str, Any], list[CocoDetection]]
 
 
 def case(seed: int, **kind: Any) -> Case:
     """A random case in which no two detections have the same score."""
     truth, found = random_case(seed, **kind)
     scores = np.random.default_rng(seed).permutation(len(found)) / (len(found) + 1)
-    return truth, [Prediction(**{**d, "score": float(s)}) for d, s in zip(found, scores, strict=True)]
+    return truth, [CocoDetection(**{**d, "score": float(s)}) for d, s in zip(found, scores, strict=True)]
 
 
-def coco_ap(truth: dict[str, Any], found: list[Prediction]) -> float:
+def coco_ap(truth: dict[str, Any], found: list[CocoDetection]) -> float:
     evaluator = CocoEvaluator(truth, [c["id"] for c in truth["categories"]], "pycocotools")
     evaluator.update_records(found)
     return evaluator.compute().summary["AP"]
 
 
-def repeated(truth: dict[str, Any], found: list[Prediction], counts: list[int]) -> Case:
+def repeated(truth: dict[str, Any], found: list[CocoDetection], counts: list[int]) -> Case:
     """A data set in which each image occurs so often, the copies under ids of their own."""
     many: dict[str, Any] = {"images": [], "annotations": [], "categories": truth["categories"]}
-    detections: list[Prediction] = []
+    detections: list[CocoDetection] = []
     for image, count in zip(truth["images"], counts, strict=True):
         for _ in range(count):
             new = len(many["images"]) + 1
@@ -48,22 +48,22 @@ def repeated(truth: dict[str, Any], found: list[Prediction], counts: list[int]) 
 def test_ap_is_cocos(seed: int) -> None:
     """The same sums in another order: 1e-12."""
     truth, found = random_case(seed)
-    matches = Matches(GroundTruth.load(truth), [Prediction(**d) for d in found])
-    assert matches.ap() == pytest.approx(coco_ap(truth, [Prediction(**d) for d in found]), abs=1e-12)
+    matches = ScoredMatches(GroundTruth.load(truth), [CocoDetection(**d) for d in found])
+    assert matches.ap() == pytest.approx(coco_ap(truth, [CocoDetection(**d) for d in found]), abs=1e-12)
 
 
 @pytest.mark.parametrize("seed", range(20))
 def test_a_weight_is_so_many_copies_of_an_image(seed: int) -> None:
     truth, found = case(seed)
     counts = np.random.default_rng(seed).multinomial(len(truth["images"]), [1 / 6] * 6)
-    weighted = Matches(GroundTruth.load(truth), found).ap(counts.astype(float))
+    weighted = ScoredMatches(GroundTruth.load(truth), found).ap(counts.astype(float))
     many, detections = repeated(truth, found, counts.tolist())
     assert weighted == pytest.approx(coco_ap(many, detections), abs=1e-12)
 
 
 def test_a_detector_does_not_differ_from_itself() -> None:
     truth, found = case(1)
-    matches = Matches(GroundTruth.load(truth), found)
+    matches = ScoredMatches(GroundTruth.load(truth), found)
     same = paired_bootstrap(matches, matches, resamples=20)
     assert (same.difference, same.error, same.low, same.high) == (0.0, 0.0, 0.0, 0.0)
 
@@ -80,9 +80,9 @@ def test_the_spread_is_that_of_a_share_of_images() -> None:
     boxes = [{**box, "id": i, "image_id": i, "area": 1600.0, "iscrowd": 0} for i in range(1, 101)]
     truth = GroundTruth.load({"images": images, "annotations": boxes, "categories": [{"id": 1, "name": "x"}]})
     found = [
-        Prediction(image_id=i, category_id=1, bbox=[0.0, 0.0, 40.0, 40.0], score=1 - i / 200) for i in range(1, 101)
+        CocoDetection(image_id=i, category_id=1, bbox=[0.0, 0.0, 40.0, 40.0], score=1 - i / 200) for i in range(1, 101)
     ]
-    part, whole = Matches(truth, found[:60]), Matches(truth, found)
+    part, whole = ScoredMatches(truth, found[:60]), ScoredMatches(truth, found)
     measured = paired_bootstrap(part, whole)
     assert whole.ap() == pytest.approx(1.0)
     assert measured.difference == pytest.approx(-0.4, abs=0.011)
@@ -92,7 +92,7 @@ def test_the_spread_is_that_of_a_share_of_images() -> None:
 
 
 def test_refusals() -> None:
-    few, more = (Matches(GroundTruth.load(t), d) for t, d in (case(1), case(1, images=7)))
+    few, more = (ScoredMatches(GroundTruth.load(t), d) for t, d in (case(1), case(1, images=7)))
     with pytest.raises(ValueError, match="6 and 7 images"):
         paired_bootstrap(few, more)
     with pytest.raises(ValueError, match="resamples=1"):
@@ -101,7 +101,7 @@ def test_refusals() -> None:
 
 def test_no_boxes_no_ap() -> None:
     truth = {"images": [{"id": 1, "width": 9, "height": 9}], "annotations": [], "categories": [{"id": 1, "name": "x"}]}
-    matches = Matches(GroundTruth.load(truth), [])
+    matches = ScoredMatches(GroundTruth.load(truth), [])
     assert np.isnan(matches.ap())
     with pytest.raises(ValueError, match="no box to be found"):
         paired_bootstrap(matches, matches)

@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from ifpn.evaluation import Matches
+from ifpn.evaluation import ScoredMatches
 from ifpn.evaluation.bootstrap import paired_bootstrap
 from ifpn.evaluation.ground_truth import GroundTruth
 from ifpn.evaluation.paired import images_interval, paired_difference, pairs_needed
@@ -54,7 +54,7 @@ def test_images_are_drawn_once_for_all_pairs() -> None:
     truth, found = random_case(3)
     other = random_case(3)[1][: len(found) // 2]
     ground = GroundTruth.load(truth)
-    a, b = Matches(ground, found), Matches(ground, other)
+    a, b = ScoredMatches(ground, found), ScoredMatches(ground, other)
     one = paired_bootstrap(a, b, resamples=50)
     assert images_interval([(a, b)], 50) == pytest.approx((one.low, one.high))
     # The same pair twice has the mean of the same differences; a pair and its mirror cancel in every draw.

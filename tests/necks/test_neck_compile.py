@@ -17,7 +17,7 @@ from torch.nn.utils import parametrize
 
 from ifpn.csc import PyramidConv
 from ifpn.necks import ImplicitFPN
-from ifpn.necks.equilibrium import EquilibriumNeck
+from ifpn.necks.implicit import EquilibriumNeck
 from ifpn.solvers import Anderson, Equilibrium
 
 Make = Callable[..., EquilibriumNeck]

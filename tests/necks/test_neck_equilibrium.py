@@ -11,8 +11,8 @@ from torch.nn.utils import parametrize
 from ifpn.csc import BiFPNLayer, NoFusion, PyramidConv
 from ifpn.layers.solve_scope import VariationalDropout, solve_scope
 from ifpn.necks import ImplicitFPN, MDEQNeck, NoFPN
-from ifpn.necks.equilibrium import EquilibriumNeck
-from ifpn.necks.state import Layout
+from ifpn.necks.implicit import EquilibriumNeck
+from ifpn.necks.pyramid_layout import PyramidLayout
 from ifpn.solvers import GMRES, Anderson, Broyden, Equilibrium, Implicit, Picard, Unroll
 
 CHANNELS = [8, 12, 16]
@@ -233,7 +233,7 @@ def test_activation_memory_of_unrolling_grows_linearly() -> None:
 
 def test_layout_round_trip() -> None:
     levels = [torch.randn(2, 3, h, w) for h, w in [(5, 4), (3, 2), (1, 1)]]
-    layout = Layout.of(levels)
+    layout = PyramidLayout.of(levels)
     with torch.no_grad():
         z = layout.flatten(levels, torch.float32)
     assert torch.equal(z, layout.flatten([level.requires_grad_() for level in levels], torch.float32))

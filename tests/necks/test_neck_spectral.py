@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from ifpn.csc import PyramidConv
 from ifpn.necks import ImplicitFPN, MDEQNeck
-from ifpn.necks.equilibrium import EquilibriumNeck
+from ifpn.necks.implicit import EquilibriumNeck
 from ifpn.solvers import Equilibrium, Unroll
 
 
@@ -60,7 +60,7 @@ def test_is_the_growth_of_the_dominant_mode() -> None:
 
     def f(z: Tensor) -> Tensor:
         levels = [part.view_as(level) for part, level in zip(z.split(sizes), p, strict=True)]
-        return torch.cat([level.flatten() for level in neck.iterate(levels, b)])
+        return torch.cat([level.flatten() for level in neck.step(levels, b)])
 
     dense = torch.autograd.functional.jacobian(f, flat)
     assert isinstance(dense, Tensor)

@@ -12,7 +12,8 @@ import pytest
 import torch
 
 from ifpn.errors import ConfigError
-from ifpn.runs.checkpoint import FORMAT, SafeCheckpointIO, WriteError, newest_valid, read_checkpoint
+from ifpn.runs.checkpoint import FORMAT, SafeCheckpointIO, latest_readable, read_checkpoint
+from ifpn.runs.files import WriteError
 
 
 def content(value: float = 0.0) -> dict[str, Any]:
@@ -81,12 +82,12 @@ def test_a_foreign_checkpoint_is_named_as_such(tmp_path: Path) -> None:
 def test_the_newest_readable_checkpoint_is_chosen(tmp_path: Path) -> None:
     old, new = written(tmp_path / "old.ckpt", 1.0), written(tmp_path / "new.ckpt", 2.0)
     os.utime(old, (time.time() - 100, time.time() - 100))
-    assert newest_valid(tmp_path) == new
+    assert latest_readable(tmp_path) == new
     new.write_bytes(new.read_bytes()[:-50])
-    assert newest_valid(tmp_path) == old
+    assert latest_readable(tmp_path) == old
     old.unlink()
     with pytest.raises(ConfigError, match="no readable checkpoint"):
-        newest_valid(tmp_path)
+        latest_readable(tmp_path)
 
 
 def test_a_failed_write_leaves_the_old_file_and_no_rubbish(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

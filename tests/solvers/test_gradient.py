@@ -176,7 +176,7 @@ def test_f_is_evaluated_once_under_autograd_and_never_in_the_backward(
     assert stats.backward is not None
     with torch.no_grad():
         plain, _ = fixed_point(f, torch.zeros_like(x), forward=Forward(rule, 9))
-    assert (f.plain, f.graded) == (19, 1)
+    assert (f.plain, f.graded) == (18, 1)  # without gradients the search has f at the best state already
     assert torch.equal(plain, y)
     assert not plain.requires_grad
 

@@ -21,7 +21,7 @@ from ifpn.errors import UserError
 from ifpn.necks import ImplicitFPN
 from ifpn.solvers import Anderson, Equilibrium, Solution, Stats, Unroll
 from ifpn.training.callbacks import SolverMonitor
-from ifpn.training.callbacks.solver_monitor import describe
+from ifpn.training.callbacks.solver_monitor import solver_metrics
 from ifpn.training.loggers import MetricsLog
 
 from ..necks.test_neck_spectral import Turn
@@ -106,7 +106,7 @@ def test_what_is_logged(tmp_path: Path) -> None:
 def test_the_share_of_samples_that_did_not_converge() -> None:
     residual = torch.tensor([0.01, 0.06, torch.inf, 0.04], dtype=torch.float64)
     solution = Solution(torch.zeros(4, 1), residual, residual[None], 1, torch.zeros(4), torch.tensor([1, 1, 2, 1]))
-    numbers = describe("forward", solution)
+    numbers = solver_metrics("forward", solution)
     assert numbers["forward_unconverged"] == 0.5
     assert numbers["forward_nonfinite"] == 0.25
 
@@ -151,7 +151,7 @@ def test_a_reading_below_the_limit_starts_the_count_again() -> None:
     callback = monitor(patience=2)
     for residual, warned in ((0.5, False), (0.01, False), (0.5, False), (float("inf"), True)):
         callback.summary["forward_residual"] = residual
-        callback._judge_residual(Trainer())  # type: ignore[arg-type]
+        callback._check_residual(Trainer())  # type: ignore[arg-type]
         assert callback.warned is warned
 
 

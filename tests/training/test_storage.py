@@ -19,8 +19,9 @@ from ifpn.backbones import weights as backbone_weights
 from ifpn.cli.train import resume_path
 from ifpn.errors import ConfigError, UserError
 from ifpn.predictor import load
-from ifpn.runs.checkpoint import FORMAT, SafeCheckpointIO, WriteError, read_checkpoint
+from ifpn.runs.checkpoint import FORMAT, SafeCheckpointIO, read_checkpoint
 from ifpn.runs.export import export, read_export
+from ifpn.runs.files import WriteError
 from tests.conftest import ROOT
 from tests.training.harness import BATCHES, PATIENCE, STEPS, Call, configuration, tensors_hash, train_here
 from tests.training.test_nonfinite import break_loss

@@ -10,6 +10,7 @@ import pytorch_lightning as pl
 
 from ifpn.errors import UserError
 from ifpn.evaluation.result import SUMMARY_NAMES
+from ifpn.runs.folder import BEST, LAST
 from ifpn.training.loops import StepCheckpoint
 
 
@@ -21,7 +22,7 @@ class LastCheckpoint(StepCheckpoint):
 
     def __init__(self, dirpath: str, every_n_steps: int) -> None:
         _check_steps("callbacks.last.every_n_steps", every_n_steps)
-        self.path = Path(dirpath) / "last.ckpt"
+        self.path = Path(dirpath) / LAST
         self.every_n_steps = every_n_steps
         self._validated = False
         self._saved_at = -1
@@ -29,7 +30,7 @@ class LastCheckpoint(StepCheckpoint):
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._validated = True
 
-    def between_steps(self, trainer: pl.Trainer) -> None:
+    def on_step_boundary(self, trainer: pl.Trainer) -> None:
         if self._validated or trainer.global_step % self.every_n_steps == 0:
             self._save(trainer)
 
@@ -54,7 +55,7 @@ class BestCheckpoint(StepCheckpoint):
         known = [f"val/{name}" for name in SUMMARY_NAMES]
         if monitor not in known:
             raise UserError(f"callbacks.best.monitor={monitor} is not measured: allowed are {', '.join(known)}.")
-        self.path = Path(dirpath) / "best.ckpt"
+        self.path = Path(dirpath) / BEST
         self.monitor = monitor
         self.best_score: float | None = None
         self._new_score: float | None = None
@@ -74,7 +75,7 @@ class BestCheckpoint(StepCheckpoint):
         # Every rank has the same number, computed from the same detections.
         self._new_score = float(trainer.callback_metrics[self.monitor])
 
-    def between_steps(self, trainer: pl.Trainer) -> None:
+    def on_step_boundary(self, trainer: pl.Trainer) -> None:
         score, self._new_score = self._new_score, None
         if score is None or math.isnan(score) or (self.best_score is not None and score <= self.best_score):
             return
@@ -95,7 +96,7 @@ class PeriodicCheckpoint(StepCheckpoint):
     def state_key(self) -> str:
         return type(self).__qualname__
 
-    def between_steps(self, trainer: pl.Trainer) -> None:
+    def on_step_boundary(self, trainer: pl.Trainer) -> None:
         if self.every_n_steps is not None and trainer.global_step % self.every_n_steps == 0:
             trainer.save_checkpoint(self.folder / f"step_{trainer.global_step:08d}.ckpt")
 

@@ -16,7 +16,9 @@ from torch import Tensor, nn
 from torchvision.ops import FrozenBatchNorm2d
 
 from ifpn.errors import UserError
-from ifpn.training.callbacks.solver_monitor import describe, solver_stats
+from ifpn.runs.files import WriteError, write_json
+from ifpn.runs.folder import EVIDENCE
+from ifpn.training.callbacks.solver_monitor import solver_metrics, solver_stats
 
 log = logging.getLogger(__name__)
 POLICIES = ("raise", "skip")
@@ -46,11 +48,11 @@ class NonFinite(Callback):
             )
         self.policy = policy
         self.max_skipped = max_skipped
-        self.folder = Path(dirpath) / "nonfinite"
+        self.folder = Path(dirpath) / EVIDENCE
         self.skipped = 0
         self.skipping = False  # this optimiser step is left out
         self._buffers: list[tuple[Tensor, Tensor]] = []
-        self._facts: dict[str, Any] = {}
+        self._evidence: dict[str, Any] = {}
 
     def state_dict(self) -> dict[str, Any]:
         return {"skipped": self.skipped}
@@ -66,7 +68,7 @@ class NonFinite(Callback):
             if self.policy == "skip":
                 self._buffers = [(b, b.clone()) for b in changing_buffers(pl_module)]
 
-    def judge(self, module: pl.LightningModule, bad: bool, losses: Mapping[str, Tensor], image_ids: list[int]) -> bool:
+    def check(self, module: pl.LightningModule, bad: bool, losses: Mapping[str, Tensor], image_ids: list[int]) -> bool:
         """Called by every rank in every step, before the backward pass.
 
         bad: what the ranks agreed on: some rank's loss is not finite. losses, image_ids: of this rank.
@@ -77,7 +79,7 @@ class NonFinite(Callback):
         Raises:
             NonFiniteError: on every rank, if the policy is `raise` or enough was skipped.
         """
-        self._facts = {"image_ids": image_ids, "losses": losses}
+        self._evidence = {"image_ids": image_ids, "losses": losses}
         if bad:
             self._act(module, "loss")
         return self.skipping
@@ -120,16 +122,16 @@ class NonFinite(Callback):
         stats = solver_stats(module)
         solver: dict[str, float] = {}
         if stats is not None:
-            solver = describe("forward", stats.forward)
+            solver = solver_metrics("forward", stats.forward)
             if what == "gradient" and stats.backward is not None:
-                solver |= describe("backward", stats.backward)
-        losses = {name: float(value.detach()) for name, value in self._facts["losses"].items()}
+                solver |= solver_metrics("backward", stats.backward)
+        losses = {name: float(value.detach()) for name, value in self._evidence["losses"].items()}
         content = {
             "what": what,
             "step": module.global_step,
             "rank": module.global_rank,
             "this_rank_finite": what == "loss" and all(map(math.isfinite, losses.values())),
-            "image_ids": self._facts["image_ids"],
+            "image_ids": self._evidence["image_ids"],
             "losses": _as_json(losses),
             "solver": _as_json(solver),
             "learning_rate": [group["lr"] for group in module.trainer.optimizers[0].param_groups],
@@ -137,13 +139,11 @@ class NonFinite(Callback):
             "skipped_before": self.skipped,
         }
         path = self.folder / f"step_{module.global_step:08d}_rank_{module.global_rank}.json"
-        text = json.dumps(content, indent=1, allow_nan=False)
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(text + "\n")
-        except OSError as error:
+            write_json(path, content)
+        except WriteError as error:
             # Not a reason for this rank to do something else than the others.
-            log.warning("%s could not be written (%s). It says: %s", path, error.strerror, text)
+            log.warning("%s It says: %s", error, json.dumps(content))
         return path
 
 

@@ -55,7 +55,7 @@ class Progress(ProgressBar):
         if not self._enabled:
             return
         if self._bar is not None:
-            self._bar.update(self._task, completed=trainer.global_step, description=self._facts(trainer))
+            self._bar.update(self._task, completed=trainer.global_step, description=self._numbers(trainer))
         elif time.monotonic() - self._said >= self.refresh_seconds:
             self._said = time.monotonic()
             self._line(trainer)
@@ -80,10 +80,11 @@ class Progress(ProgressBar):
         left = (time.monotonic() - self._started) / max(steps, 1) * (_total_steps(trainer) - trainer.global_step)
         clock = str(timedelta(seconds=round(max(left, 0.0))))
         self.console.print(
-            f"step {trainer.global_step}/{_total_steps(trainer)}  {self._facts(trainer)}  {clock} left", soft_wrap=True
+            f"step {trainer.global_step}/{_total_steps(trainer)}  {self._numbers(trainer)}  {clock} left",
+            soft_wrap=True,
         )
 
-    def _facts(self, trainer: pl.Trainer) -> str:
+    def _numbers(self, trainer: pl.Trainer) -> str:
         """Read from what is already on the host side; the loss is the only number fetched from the device."""
         metrics = trainer.callback_metrics
         parts = []

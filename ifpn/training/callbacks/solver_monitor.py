@@ -11,7 +11,7 @@ from pytorch_lightning.callbacks import Callback
 from torch import Tensor, nn
 
 from ifpn.errors import UserError
-from ifpn.necks.equilibrium import EquilibriumNeck
+from ifpn.necks.implicit import EquilibriumNeck
 from ifpn.solvers import Solution, Stats, Status, Unroll
 
 log = logging.getLogger(__name__)
@@ -56,17 +56,22 @@ class SolverMonitor(Callback):
         self.patience = patience
         self.traces: dict[str, Tensor] = {}
         self.summary: dict[str, float] = {}
-        self.above = 0  # logged residuals above the limit, the last ones in a row
+        self.readings_above_limit = 0  # logged residuals above the limit, the last ones in a row
         self.warned = False
         self._features: list[Mapping[str, Tensor]] = []  # of the batch at hand, if it is to be measured
         self._measured_at = 0
 
     def state_dict(self) -> dict[str, Any]:
-        return {"traces": self.traces, "summary": self.summary, "above": self.above, "warned": self.warned}
+        return {
+            "traces": self.traces,
+            "summary": self.summary,
+            "above": self.readings_above_limit,
+            "warned": self.warned,
+        }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.traces, self.summary = dict(state_dict["traces"]), dict(state_dict["summary"])
-        self.above, self.warned = int(state_dict.get("above", 0)), bool(state_dict.get("warned", False))
+        self.readings_above_limit, self.warned = int(state_dict.get("above", 0)), bool(state_dict.get("warned", False))
 
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
@@ -93,7 +98,7 @@ class SolverMonitor(Callback):
         if stats is not None and (trainer.global_step % every == 0 or not self.traces):
             self._log_solves(stats, pl_module)
             if not isinstance(getattr(equilibrium_neck(pl_module), "solver", None), Unroll):
-                self._judge_residual(trainer)
+                self._check_residual(trainer)
         if self._features:
             self._log_spectral_radius(trainer, pl_module)
 
@@ -101,18 +106,18 @@ class SolverMonitor(Callback):
         for side, solution in (("forward", stats.forward), ("backward", stats.backward)):
             if solution is not None:
                 self.traces[side] = solution.trace.detach().float().cpu()
-                self.summary |= describe(side, solution)
+                self.summary |= solver_metrics(side, solution)
         found = {name: value for name, value in self.summary.items() if name != "spectral_radius"}
         pl_module.log_dict({f"solver/{name}": value for name, value in found.items()})
 
-    def _judge_residual(self, trainer: pl.Trainer) -> None:
+    def _check_residual(self, trainer: pl.Trainer) -> None:
         residual = self.summary["forward_residual"]
-        self.above = 0 if residual <= self.residual_limit else self.above + 1
-        if self.above >= self.patience:
+        self.readings_above_limit = 0 if residual <= self.residual_limit else self.readings_above_limit + 1
+        if self.readings_above_limit >= self.patience:
             self._warn(
                 trainer,
-                f"the fixed point is not found: at the last {self.above} readings the residual of the median image "
-                f"was above {self.residual_limit:g}, now {residual:.2g}",
+                f"the fixed point is not found: at the last {self.readings_above_limit} readings the residual of the "
+                f"median image was above {self.residual_limit:g}, now {residual:.2g}",
             )
 
     def _log_spectral_radius(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -160,7 +165,7 @@ def equilibrium_neck(module: nn.Module) -> EquilibriumNeck | None:
     return next((part for part in module.modules() if isinstance(part, EquilibriumNeck)), None)
 
 
-def describe(side: str, solution: Solution) -> dict[str, float]:
+def solver_metrics(side: str, solution: Solution) -> dict[str, float]:
     """Plain numbers of one solve; this is where the host waits for the device."""
     residual, status = solution.residual.detach().float().cpu(), solution.status.detach().cpu()
     return {

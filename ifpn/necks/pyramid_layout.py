@@ -1,5 +1,7 @@
 """The solver's state: a whole pyramid as one matrix (N, D), and its levels as views of it."""
 
+from __future__ import annotations
+
 from dataclasses import dataclass
 
 import torch
@@ -7,7 +9,7 @@ from torch import Tensor
 
 
 @dataclass(frozen=True)
-class Layout:
+class PyramidLayout:
     """Where each level lies in the flat state.
 
     Args:
@@ -17,7 +19,7 @@ class Layout:
     shapes: tuple[tuple[int, int, int], ...]
 
     @classmethod
-    def of(cls, levels: list[Tensor]) -> "Layout":
+    def of(cls, levels: list[Tensor]) -> PyramidLayout:
         """The layout of levels (N, C, H_l, W_l)."""
         return cls(tuple((int(x.shape[1]), int(x.shape[2]), int(x.shape[3])) for x in levels))
 
@@ -27,7 +29,7 @@ class Layout:
         return [c * h * w for c, h, w in self.shapes]
 
     def zeros(self, like: Tensor) -> Tensor:
-        """P^0 = 0 for the batch and device of ``like``: (N, D), fp32 (or fp64 if ``like`` is).
+        """P^0 = 0 for the batch and device of `like`: (N, D), fp32 (or fp64 if `like` is).
 
         The state stays fp32 under autocast: the solver takes differences of nearly equal states.
         """
@@ -41,7 +43,7 @@ class Layout:
         return [part.view(z.shape[0], *shape) for part, shape in zip(parts, self.shapes, strict=True)]
 
     def flatten(self, levels: list[Tensor], dtype: torch.dtype) -> Tensor:
-        """Levels (N, C, H_l, W_l) of any floating type -> (N, D) of ``dtype``, in one pass over the data."""
+        """Levels (N, C, H_l, W_l) of any floating type -> (N, D) of `dtype`, in one pass over the data."""
         if torch.is_grad_enabled():
             return torch.cat([level.to(dtype).flatten(1) for level in levels], dim=1)
         z = levels[0].new_empty((levels[0].shape[0], sum(self.sizes)), dtype=dtype)

@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from ifpn.data.defects import DataError
+from ifpn.data.coco.defects import DataError
 
 Split = str  # "train" or "val"
 
@@ -117,7 +117,7 @@ def choose_folder(paths: SplitPaths, names: Iterable[str]) -> Path:
     """The first folder that holds one of the given file names; if none does, the first that exists."""
     probes = list(names)[:50]
     for folder in paths.images:
-        if any((folder / variant).is_file() for name in probes for variant in spellings(name)):
+        if any((folder / variant).is_file() for name in probes for variant in unicode_variants(name)):
             return folder
     if not paths.images:
         raise DataError(
@@ -128,7 +128,7 @@ def choose_folder(paths: SplitPaths, names: Iterable[str]) -> Path:
 
 
 def unsafe_reason(name: str) -> str | None:
-    """Why a file name of an annotation file may not be opened, or None if it may (links: see `locate`)."""
+    """Why a file name of an annotation file may not be opened, or None if it may (links: see `resolve_file`)."""
     if not name:
         return "the name is empty"
     if "\0" in name:
@@ -149,19 +149,19 @@ def unsafe_reason(name: str) -> str | None:
     return None
 
 
-def spellings(name: str) -> tuple[str, ...]:
+def unicode_variants(name: str) -> tuple[str, ...]:
     """The name as written, with accents composed (NFC), and decomposed (NFD): macOS changes them."""
     if name.isascii():
         return (name,)
     return tuple(dict.fromkeys((name, unicodedata.normalize("NFC", name), unicodedata.normalize("NFD", name))))
 
 
-def locate(folder: Path, name: str, boundary: Path | None) -> Path:
+def resolve_file(folder: Path, name: str, boundary: Path | None) -> Path:
     """The file of an image, links followed: it exists inside `boundary`. Raises DataError or OSError."""
     reason = unsafe_reason(name)
     if reason is not None:
         raise DataError(f"file name {name!r} refused: {reason}")
-    for variant in spellings(name):
+    for variant in unicode_variants(name):
         path = folder / variant
         try:
             real = os.path.realpath(path, strict=True)

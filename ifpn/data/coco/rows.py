@@ -10,15 +10,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ifpn.data.defects import TOLERANCE, DefectLog, Policy
-from ifpn.data.jsonstream import stream_coco
-from ifpn.data.layout import unsafe_reason
+from ifpn.data.coco.defects import TOLERANCE, DefectLog, DefectPolicy
+from ifpn.data.coco.layout import unsafe_reason
+from ifpn.data.coco.stream import stream_coco
 
 _NUMBERS = (int, float)  # exact types: true and false are no coordinates
 
 
 @dataclass
-class RawRows:
+class RawAnnotations:
     """Columns as read. `dropped_images` are ids of images left out, whose boxes go with them."""
 
     sections: set[str] = field(default_factory=set)
@@ -45,7 +45,7 @@ class RawRows:
 
 
 @dataclass(frozen=True)
-class CheckedRows:
+class CheckedAnnotations:
     """Boxes that an evaluation can use, sorted by image; see CocoAnnotations for the columns."""
 
     start: NDArray[np.int64]
@@ -58,9 +58,9 @@ class CheckedRows:
     usable: NDArray[np.bool_]
 
 
-def read_rows(path: Path, log: DefectLog) -> RawRows:
+def read_rows(path: Path, log: DefectLog) -> RawAnnotations:
     """Read the file once; entries that cannot become a row are recorded in `log`."""
-    raw = RawRows()
+    raw = RawAnnotations()
     seen_images: set[int] = set()
     for section, entry in stream_coco(path):
         if section not in raw.sections:  # the first of each section announces it
@@ -80,7 +80,7 @@ def _whole(value: object) -> bool:
     return type(value) is int and -(2**63) <= value < 2**63
 
 
-def _add_image(raw: RawRows, entry: object, seen: set[int], log: DefectLog) -> None:
+def _add_image(raw: RawAnnotations, entry: object, seen: set[int], log: DefectLog) -> None:
     if not isinstance(entry, dict):
         log.add("malformed_image", None, None, f"not an object: {str(entry)[:60]}")
         return
@@ -121,7 +121,7 @@ def _pixels(value: object) -> bool:
     return type(value) is int and 1 <= value < 2**31
 
 
-def _add_annotation(raw: RawRows, entry: object, log: DefectLog) -> None:
+def _add_annotation(raw: RawAnnotations, entry: object, log: DefectLog) -> None:
     try:
         number, image, category, box = entry["id"], entry["image_id"], entry["category_id"], entry["bbox"]  # type: ignore[index]
     except (KeyError, TypeError, IndexError):
@@ -166,7 +166,9 @@ def _explain_malformed(entry: object, log: DefectLog) -> None:
     log.add("malformed_annotation", entry.get("image_id"), entry.get("id"), f"has no {', '.join(missing)}")
 
 
-def check_rows(raw: RawRows, category_ids: NDArray[np.int64], policy: Policy, log: DefectLog) -> CheckedRows:
+def check_rows(
+    raw: RawAnnotations, category_ids: NDArray[np.int64], policy: DefectPolicy, log: DefectLog
+) -> CheckedAnnotations:
     """Check every row; the first defect of a row is the one recorded. Dropped rows are not `usable`."""
     ids, owner = np.array(raw.annotation_id, dtype=np.int64), np.array(raw.annotation_image, dtype=np.int64)
     category, box = np.array(raw.category, dtype=np.int64), np.array(raw.box, dtype=np.float64).reshape(-1, 4)
@@ -205,7 +207,7 @@ def check_rows(raw: RawRows, category_ids: NDArray[np.int64], policy: Policy, lo
     order = order[np.argsort(image[order], kind="stable")]
     crowd = np.array(raw.crowd, dtype=np.bool_)[order]
     counts = np.bincount(image[order], minlength=len(raw.names))
-    return CheckedRows(
+    return CheckedAnnotations(
         start=np.concatenate([[0], np.cumsum(counts)]).astype(np.int64),
         annotation_ids=ids[order],
         box_xyxy=clipped[order].astype(np.float32),
@@ -223,7 +225,7 @@ def _record(
     pending: NDArray[np.bool_],
     ids: NDArray[np.int64],
     owner: NDArray[np.int64],
-    raw: RawRows,
+    raw: RawAnnotations,
     log: DefectLog,
 ) -> NDArray[np.bool_]:
     """Record the rows hit, take them off `pending` (in place) and return them."""

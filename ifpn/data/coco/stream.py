@@ -7,7 +7,7 @@ import re
 from collections.abc import Generator, Iterator
 from pathlib import Path
 
-from ifpn.data.defects import DataError
+from ifpn.data.coco.defects import DataError
 
 _SPACE = re.compile(r"[ \t\n\r]*")
 _LISTS = ("images", "annotations", "categories")

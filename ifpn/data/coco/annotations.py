@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ifpn.data.defects import DataError, DefectLog, Policy
-from ifpn.data.rows import RawRows, check_rows, read_rows
+from ifpn.data.coco.defects import DataError, DefectLog, DefectPolicy
+from ifpn.data.coco.rows import RawAnnotations, check_rows, read_rows
 
 Bools = NDArray[np.bool_]
 Floats = NDArray[np.float32]
@@ -109,7 +109,7 @@ class CocoAnnotations:
 def load_annotations(
     path: str | Path,
     *,
-    policy: Policy,
+    policy: DefectPolicy,
     categories: Categories | None = None,
     boxes_required: bool = True,
     keep_defects: int = 1000,
@@ -155,7 +155,7 @@ def load_annotations(
     )
 
 
-def _require_sections(raw: RawRows, path: Path, boxes_required: bool) -> None:
+def _require_sections(raw: RawAnnotations, path: Path, boxes_required: bool) -> None:
     needed = ["images", "categories"] + (["annotations"] if boxes_required else [])
     missing = [section for section in needed if section not in raw.sections]
     if missing:

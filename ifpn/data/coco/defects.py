@@ -16,7 +16,7 @@ class DataError(UserError):
 
 
 @dataclass(frozen=True)
-class Policy:
+class DefectPolicy:
     """What to do with each kind of defect: "fix", "drop" (leave it out and count it) or "refuse" (stop,
     listing them).
 
@@ -59,7 +59,7 @@ class Policy:
         return "refuse" if self.strict else str(getattr(self, kind))
 
 
-KINDS = tuple(f.name for f in fields(Policy) if f.type == "str")
+KINDS = tuple(f.name for f in fields(DefectPolicy) if f.type == "str")
 
 # ours: the rounding of other tools' exports puts edges up to a pixel outside; that much is clipped silently
 TOLERANCE = 1.0
@@ -94,7 +94,7 @@ class DefectLog:
         if self.counts[kind] <= self.keep:
             self.defects.append(Defect(kind, _shown(image_id), _shown(annotation_id), detail))
 
-    def refuse(self, path: object, policy: Policy, num_annotations: int) -> None:
+    def refuse(self, path: object, policy: DefectPolicy, num_annotations: int) -> None:
         """Raise DataError if the policy refuses a kind found, or if too many boxes would be dropped."""
         refused = [kind for kind in KINDS if self.counts[kind] and policy.action(kind) == "refuse"]
         if refused:
@@ -122,7 +122,7 @@ class DefectLog:
 BOX_KINDS = frozenset(KINDS) - {"malformed_image", "duplicate_image", "unsafe_path"}
 
 
-def tolerant(policy: Policy) -> Policy:
+def report_only(policy: DefectPolicy) -> DefectPolicy:
     """The same policy, but nothing is refused: what a check uses to see everything that is wrong."""
     drops = {kind: "drop" for kind in KINDS if policy.action(kind) == "refuse"}
     return replace(policy, strict=False, max_dropped=1.0, **drops)

@@ -1,0 +1,139 @@
+"""Built-in data sets: drawn on first use into a COCO-format folder, once, whoever asks, and never half."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import logging
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+log = logging.getLogger(__name__)
+
+VAL_OFFSET = 1_000_000  # validation scenes are numbered from here, so that growing one split never touches the other
+JPEG_QUALITY = 92
+
+Stamp = Mapping[str, int]
+# A picture and, per object, its category from 0, its box (x, y, width, height) and further entries.
+Drawn = tuple[Image.Image, list[tuple[int, Sequence[float], dict[str, Any]]]]
+
+
+def ensure_drawn(root: str | Path, name: str, stamp: Stamp, write: Callable[[Path], None]) -> Path:
+    """Make sure that `root` holds the data set with this stamp, drawing it with `write` if need be.
+
+    The folder is written beside its place and renamed at the end, so that an interrupted run leaves nothing
+    that looks complete; of several processes asking at once, one draws and the others wait. A folder with another
+    stamp is replaced; a folder that is not ours is never touched.
+
+    Args:
+        root: the folder.
+        name: of the set; the stamp is kept in `<name>.json`.
+        stamp: what determines the pictures: numbers of images (`num_train`, `num_val`), seed, version.
+        write: fills an empty folder.
+
+    Raises:
+        ValueError: for counts below 1, a negative seed, and a `root` that holds something else.
+    """
+    for key in ("num_train", "num_val"):
+        if not 1 <= stamp[key] < VAL_OFFSET:
+            raise ValueError(f"{key}={stamp[key]}: allowed are 1 to {VAL_OFFSET - 1} images")
+    if stamp["seed"] < 0:
+        raise ValueError(f"data_seed={stamp['seed']}: allowed are whole numbers from 0 on")
+    root = Path(root).expanduser().absolute()
+    if _stamp_of(root, name) == stamp:
+        return root
+    root.parent.mkdir(parents=True, exist_ok=True)
+    with _lock(root.parent / f".{root.name}.lock"):
+        if _stamp_of(root, name) != stamp:  # another process may have drawn it while this one waited
+            _replace(root, name, stamp, write)
+    return root
+
+
+def write_split(
+    folder: Path, split: str, count: int, draw: Callable[[int], Drawn], *, names: Sequence[str], info: dict[str, Any]
+) -> None:
+    """Draw one split, "train" or "val": images/<split>_*.jpg and annotations/instances_<split>.json.
+
+    `draw` takes a scene's number; `names` are the categories'.
+    """
+    for part in ("images", "annotations"):
+        (folder / part).mkdir(exist_ok=True)
+    first = VAL_OFFSET if split == "val" else 0
+    images: list[dict[str, Any]] = []
+    annotations: list[dict[str, Any]] = []
+    for number in range(first, first + count):
+        picture, objects = draw(number)
+        name = f"{split}_{number - first:06d}.jpg"
+        picture.save(folder / "images" / name, quality=JPEG_QUALITY, subsampling=0)
+        images.append({"id": number + 1, "file_name": name, "width": picture.width, "height": picture.height})
+        for category, box, more in objects:
+            annotations.append(
+                {
+                    "id": (first + len(annotations)) + 1,
+                    "image_id": number + 1,
+                    "category_id": category + 1,
+                    "bbox": list(box),
+                    "area": box[2] * box[3],
+                    "iscrowd": 0,
+                    **more,
+                }
+            )
+    content = {
+        "info": info,
+        "licenses": [],
+        "images": images,
+        "annotations": annotations,
+        "categories": [{"id": i + 1, "name": name} for i, name in enumerate(names)],
+    }
+    (folder / "annotations" / f"instances_{split}.json").write_text(json.dumps(content), encoding="utf-8")
+
+
+def _stamp_of(root: Path, name: str) -> dict[str, int] | None:
+    """The stamp of a complete folder, or None if there is none."""
+    try:
+        stamp = json.loads((root / f"{name}.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return stamp if isinstance(stamp, dict) else None
+
+
+@contextmanager
+def _lock(path: Path) -> Iterator[None]:
+    """Hold an exclusive lock; the system releases it even if the process is killed."""
+    with path.open("w") as handle:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+
+
+def _replace(root: Path, name: str, stamp: Stamp, write: Callable[[Path], None]) -> None:
+    if root.exists() and _stamp_of(root, name) is None and (not root.is_dir() or any(root.iterdir())):
+        raise ValueError(
+            f"{root} exists and is not the built-in data set {name} (it has no {name}.json); nothing in it was "
+            "changed. Give another place with data.root=FOLDER, "
+            "or train on this folder with data=coco data.root=FOLDER"
+        )
+    begun = time.perf_counter()
+    fresh = Path(tempfile.mkdtemp(prefix=f".{root.name}.new.", dir=root.parent))
+    try:
+        write(fresh)
+        (fresh / f"{name}.json").write_text(json.dumps(stamp), encoding="utf-8")
+        fresh.chmod(0o755)  # mkdtemp's folders are private
+        if root.exists():
+            old = Path(tempfile.mkdtemp(prefix=f".{root.name}.old.", dir=root.parent))
+            os.rename(root, old / "data")
+            os.rename(fresh, root)
+            shutil.rmtree(old)
+        else:
+            os.rename(fresh, root)
+    finally:
+        shutil.rmtree(fresh, ignore_errors=True)
+    count, seconds = stamp["num_train"] + stamp["num_val"], time.perf_counter() - begun
+    log.info("drew %d images of built-in data in %s in %.0f s", count, root, seconds)

@@ -1,0 +1,48 @@
+"""Losses of an implicit neck itself, which shape G; all are off unless asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from ifpn.solvers import contraction_penalty, jacobian_penalty
+
+if TYPE_CHECKING:
+    from ifpn.necks.implicit import EquilibriumOptions
+
+
+def jacobian_losses(f: Callable[[Tensor], Tensor], p: Tensor, options: EquilibriumOptions) -> dict[str, Tensor]:
+    """The weighted penalties on the Jacobian of f at P* (N, D), by name; empty in a step that is left out.
+
+    Whether it is left out is drawn from torch's generator, which training seeds anew for every step, so a resumed
+    run draws the same.
+    """
+    if not options.differentiated_twice:
+        return {}
+    if options.jacobian_every < 1 and float(torch.rand(())) >= options.jacobian_every:
+        return {}
+    z = p.detach().requires_grad_()
+    y = f(z)
+    losses = {}
+    if options.jacobian_penalty > 0:
+        losses["jacobian"] = options.jacobian_penalty * jacobian_penalty(y, z)
+    if options.contraction_penalty > 0:
+        losses["contraction"] = options.contraction_penalty * contraction_penalty(y, z, options.contraction_margin)
+    return losses
+
+
+def second_evaluation(f: Callable[[Tensor], Tensor], p0: Tensor) -> Tensor:
+    """P^2 = f(f(P^0)), what two evaluations at test return; differentiable in the second one only."""
+    with torch.no_grad():
+        first = f(p0)
+    return f(first)
+
+
+def relative_distance(p: Tensor, target: Tensor) -> Tensor:
+    """Mean over the images of |p - target|^2 / |target|^2, a scalar; no gradient reaches the target (N, D)."""
+    target = target.detach()
+    size = target.square().sum(dim=1).clamp_min(torch.finfo(target.dtype).tiny)
+    return ((p - target).square().sum(dim=1) / size).mean()

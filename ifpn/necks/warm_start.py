@@ -1,0 +1,78 @@
+"""Start a solve from a state that is known, per image, where it is better than zero.
+
+DEQ-Flow (Bai et al. 2022) and StreamDEQ (Ertenli et al. 2022) start each frame of a video from the last one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+if TYPE_CHECKING:
+    from ifpn.necks.implicit import FlatStep
+
+
+class LearnedStart(nn.Module):
+    """h(B), a first state learned from the equilibria found: depthwise 3x3 and 1x1 convolutions, own per level.
+
+    The 1x1 convolutions start at zero, so that an untrained h is the start at zero.
+
+    Args:
+        channels: C of every level.
+        num_levels: number of levels.
+    """
+
+    def __init__(self, channels: int, num_levels: int) -> None:
+        super().__init__()
+        levels = range(num_levels)
+        self.depthwise = nn.ModuleList(nn.Conv2d(channels, channels, 3, 1, 1, groups=channels) for _ in levels)
+        self.pointwise = nn.ModuleList(nn.Conv2d(channels, channels, 1) for _ in levels)
+        for parameter in self.pointwise.parameters():
+            nn.init.zeros_(parameter)
+
+    def forward(self, b: list[Tensor]) -> list[Tensor]:
+        """B, levels (N, C, H_l, W_l), to P^0 of the same shapes."""
+        layers = zip(self.depthwise, self.pointwise, b, strict=True)
+        return [pointwise(depthwise(level)) for depthwise, pointwise, level in layers]
+
+
+class KnownFirst:
+    """f with its value at the solver's first state at hand, so that the first evaluation computes nothing."""
+
+    def __init__(self, f: FlatStep, value: Tensor) -> None:
+        self.f = f
+        self.value: Tensor | None = value
+
+    def __call__(self, z: Tensor) -> Tensor:
+        """Give the value known, at the first call; f(z) from then on."""
+        value, self.value = self.value, None
+        return self.f(z) if value is None else value
+
+    @property
+    def take(self) -> Callable[[Tensor], FlatStep] | None:
+        """That of f: nobody leaves before the first evaluation."""
+        return self.f.take
+
+
+@torch.no_grad()
+def warm_start(f: FlatStep, known: Tensor) -> tuple[KnownFirst, Tensor, Tensor]:
+    """Choose the first state of every image: the known one, or zero where its residual is above that of zero.
+
+    The residual of zero, |f(0) - 0| / |f(0)|, is 1. A known state above it belongs to another scene.
+
+    Args:
+        f: the right-hand side.
+        known: (N, D) states.
+
+    Returns:
+        f, that costs no evaluation at the state chosen; the state (N, D); and (N,) bool, true where it is zero.
+    """
+    value = f(known)
+    cold = ~((value - known).norm(dim=1) <= value.norm(dim=1))  # NaN is cold
+    if bool(cold.any()):
+        known = torch.where(cold[:, None], 0.0, known)
+        value = torch.where(cold[:, None], f(known), value)
+    return KnownFirst(f, value), known, cold

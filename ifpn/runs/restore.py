@@ -1,0 +1,45 @@
+"""From a checkpoint or an export to its detector: checked, built no larger than its weights, and filled."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from ifpn.config.stored import rebuild_detector
+from ifpn.errors import ConfigError
+from ifpn.runs.checkpoint import read_checkpoint
+from ifpn.runs.content import checked_metadata
+from ifpn.runs.export import KEPT, read_export
+
+PREFIX = "detector."
+
+
+def read_trained(path: str | Path) -> dict[str, Any]:
+    """Read a checkpoint, or the folder or .safetensors file of an export: {"state_dict", "ifpn", ...}.
+
+    Raises:
+        ConfigError: missing, damaged, or foreign file.
+    """
+    exported = Path(path).is_dir() or Path(path).suffix == ".safetensors"
+    checkpoint = read_export(Path(path)) if exported else read_checkpoint(path)
+    try:
+        checked_metadata(checkpoint["ifpn"], required=KEPT)
+    except ConfigError as error:
+        raise ConfigError(f"ckpt={path} was not written by ifpn: {error}") from error
+    return checkpoint
+
+
+def restore_detector(checkpoint: dict[str, Any], path: str | Path) -> nn.Module:
+    """Build the detector of `read_trained` with its weights, on the CPU; `path` names the file in messages.
+
+    Raises:
+        ConfigError: its configuration describes no detector, or not the one of its weights.
+    """
+    metadata = checkpoint["ifpn"]
+    weights = {k.removeprefix(PREFIX): v for k, v in checkpoint["state_dict"].items() if k.startswith(PREFIX)}
+    try:
+        return rebuild_detector(metadata["config"], len(metadata["class_names"]), weights)
+    except ConfigError as error:
+        raise ConfigError(f"ckpt={path}: {error}") from error

@@ -1,0 +1,104 @@
+"""Losses of the neck itself against what they are for a linear G, and in how many steps they come."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from ifpn.csc import PyramidConv
+from ifpn.necks import ImplicitFPN
+from ifpn.solvers import Equilibrium
+from tests.necks.test_neck_spectral import Turn, features
+
+
+def linear(radius: float, **options: Any) -> ImplicitFPN:
+    """G multiplies pairs of channels by c + i s."""
+    neck = ImplicitFPN(
+        [6, 8], 8, csc=lambda c, n: Turn(radius), residual_block=False, weight_norm=False, **options
+    ).train()
+    return neck
+
+
+def test_contraction_penalty_of_a_turn() -> None:
+    """The column sums of [[c, -s], [s, c]] are c + s and c - s."""
+    for radius in (0.6, 1.2):
+        neck = linear(radius, contraction_penalty=0.5, contraction_margin=0.9)
+        neck(features())
+        (found,) = neck.auxiliary_losses.values()
+        number = neck.g.get_parameter("csc.number")
+        c, s = number
+        expected = 0.5 * ((c + s - 0.9).clamp_min(0) ** 2 + (c - s - 0.9).clamp_min(0) ** 2) / 2
+        torch.testing.assert_close(found, expected)
+        for ours, theirs in zip(*(torch.autograd.grad(loss, number) for loss in (found, expected)), strict=True):
+            torch.testing.assert_close(ours, theirs)
+    assert list(neck.auxiliary_losses) == ["contraction"]
+    neck.eval()(features())
+    assert neck.auxiliary_losses == {}
+
+
+def test_penalties_come_in_a_share_of_the_steps_at_full_weight() -> None:
+    neck = linear(1.2, contraction_penalty=0.5, jacobian_penalty=0.1, jacobian_every=0.25)
+    full = linear(1.2, contraction_penalty=0.5)
+    full(features())
+    seen: list[bool] = []
+    for seed in range(100):
+        torch.manual_seed(seed)
+        neck(features())
+        losses = dict(neck.auxiliary_losses)
+        assert list(losses) in ([], ["jacobian", "contraction"])
+        seen.append(bool(losses))
+        if losses:
+            torch.testing.assert_close(losses["contraction"], full.auxiliary_losses["contraction"])
+        torch.manual_seed(seed)  # a resumed step draws the same
+        neck(features())
+        again: dict[str, Tensor] = neck.auxiliary_losses
+        assert list(again) == list(losses)
+        assert all(torch.equal(again[name], loss) for name, loss in losses.items())
+    assert 12 <= sum(seen) <= 40  # 25 of 100; three standard deviations are 13
+
+
+def test_nothing_is_drawn_where_nothing_is_asked_for() -> None:
+    """The option alone must not change the random numbers of a training."""
+    neck = linear(0.5, jacobian_every=0.25)
+    before = torch.get_rng_state()
+    neck(features())
+    assert torch.equal(before, torch.get_rng_state())
+
+
+def test_correction_loss_is_the_distance_of_two_evaluations_from_the_equilibrium() -> None:
+    """P* = (1 - J)^-1 J B and P^2 = J B + J^2 B, so P^2 - P* = -J^2 P*: with |J v| = r |v| the distance is r^4."""
+    for radius in (0.5, 0.8):
+        neck = linear(radius, correction_weight=2.0, solver=Equilibrium(train_evals=60))
+        neck(features())
+        assert neck.auxiliary_losses["correction"].item() == pytest.approx(2 * radius**4, rel=1e-3)
+
+
+def test_correction_loss_brings_the_second_evaluation_to_the_equilibrium() -> None:
+    torch.manual_seed(0)
+    neck = ImplicitFPN([6, 8], 16, dropout=0.0, correction_weight=1.0).train()
+    optimizer = torch.optim.Adam(neck.g.parameters(), lr=1e-2)
+    values = []
+    for _ in range(12):
+        outputs = neck(features())
+        loss = neck.auxiliary_losses["correction"]
+        optimizer.zero_grad()
+        # Without it G could shrink to nothing, which is close to every fixed point.
+        (loss + sum((1 - level.std()) ** 2 for level in outputs.values())).backward()
+        optimizer.step()
+        values.append(loss.item())
+    assert sum(values[-3:]) < 0.5 * sum(values[:3])
+
+
+def test_the_statistics_of_batch_norm_are_still_those_of_the_equilibrium() -> None:
+    states = []
+    for weight in (0.0, 1.0):
+        torch.manual_seed(0)
+        neck = ImplicitFPN([6, 8], 16, csc=partial(PyramidConv, ibn=True), correction_weight=weight).train()
+        neck(features())
+        states.append({name: value for name, value in neck.state_dict().items() if "running" in name})
+    assert states[0]
+    assert all(torch.equal(value, states[1][name]) for name, value in states[0].items())

@@ -1,0 +1,124 @@
+"""A detector in Python: every common kind of image, refusals in a sentence, and a result that is easy to use."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from ifpn.detections import Box, Detections
+from ifpn.errors import UserError
+from ifpn.predictor import Predictor
+
+
+class Corner(nn.Module):
+    """Two boxes per image; the score of the second is the mean of its red channel."""
+
+    def forward(self, images: list[Tensor]) -> list[dict[str, Tensor]]:
+        return [
+            {
+                "boxes": torch.tensor([[0.0, 0, 4, 3], [1, 1, 2, 2]]),
+                "scores": torch.stack([torch.tensor(0.9), image[0].mean()]),
+                "labels": torch.tensor([1, 0]),
+            }
+            for image in images
+        ]
+
+
+@pytest.fixture
+def detector() -> Predictor:
+    return Predictor(Corner(), ["cat", "dog"], [3, 17], {}, torch.device("cpu"))
+
+
+@pytest.fixture
+def array() -> np.ndarray:
+    pixels = np.zeros((6, 8, 3), dtype=np.uint8)
+    pixels[..., 0] = 51  # red: 0.2 of 255
+    pixels[..., 2] = 255
+    return pixels
+
+
+def test_every_kind_of_image_gives_the_same_boxes(detector: Predictor, array: np.ndarray, tmp_path: Path) -> None:
+    picture, file = Image.fromarray(array), tmp_path / "a.png"
+    picture.save(file)
+    buffer = io.BytesIO()
+    picture.save(buffer, "PNG")
+    tensor = torch.from_numpy(array).permute(2, 0, 1)
+    kinds = [file, str(file), buffer.getvalue(), picture, array, tensor, tensor.float() / 255, tensor.double() / 255]
+    found = detector(kinds)
+    assert [one.scores.tolist() for one in found] == [pytest.approx([0.9, 0.2])] * len(kinds)
+    assert all(torch.equal(one.image, tensor) for one in found)
+    assert detector(array[..., ::-1], bgr=True).scores[1] == pytest.approx(0.2)
+    assert detector([]) == []
+    assert found[0].source == file
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        (
+            lambda a: a.transpose(2, 0, 1),
+            r"shape \(3, 6, 8\): must be uint8 \(H, W, 3\).*transpose\(1, 2, 0\)",
+        ),
+        (lambda a: a[..., 0], r"must be uint8 \(H, W, 3\)"),
+        (lambda a: a / 255, r"array of float64 .*must be uint8"),
+        (lambda a: a[:0], r"shape \(0, 8, 3\)"),
+        (lambda a: torch.from_numpy(a), r"tensor of shape \(6, 8, 3\): must be \(3, H, W\)"),
+        (
+            lambda a: torch.from_numpy(a).permute(2, 0, 1).float(),
+            r"values from 0 to 255: must be in 0..1",
+        ),
+        (lambda a: torch.full((3, 4, 4), torch.nan), "must be in 0..1"),
+        (lambda a: torch.zeros(2, 3, 4, 4), r"list\(x\)"),
+        (lambda a: torch.zeros(3, 4, 4, dtype=torch.int64), "int64: must be uint8"),
+        (lambda a: b"no picture", "10 bytes that are no image file"),
+        (lambda a: 5, "type int: must be a path"),
+        (lambda a: [a, None], "type NoneType"),
+    ],
+)
+def test_everything_else_is_refused_in_a_sentence(
+    detector: Predictor, array: np.ndarray, wrong: Any, message: str
+) -> None:
+    with pytest.raises(UserError, match=message):
+        detector(wrong(array))
+
+
+def test_a_result_is_indexed_like_a_list_a_mask_and_a_dictionary(detector: Predictor, array: np.ndarray) -> None:
+    found = detector(array)
+    assert len(found) == 2
+    assert found.names == ["dog", "cat"]
+    assert found[0] == Box((0.0, 0.0, 4.0, 3.0), pytest.approx(0.9), 1, "dog")
+    assert [box.name for box in found] == ["dog", "cat"]
+    assert found[found.scores > 0.5].names == found[:1].names == found[[0]].names == ["dog"]
+    assert set(dict(found)) == {"boxes", "scores", "labels"}
+    assert torch.equal(found["boxes"], found.boxes)
+    with pytest.raises(KeyError, match="must be one of boxes"):
+        found["mask"]
+    assert repr(found) == "<2 detections in 8 x 6: 1 dog, 1 cat, best score 0.90>"
+    assert found.draw().size == (640, 480)  # small pictures are enlarged
+    entry = found.to_coco(7)[0]
+    assert (entry["image_id"], entry["category_id"], entry["bbox"], entry["area"]) == (7, 17, [0, 0, 4, 3], 12)
+
+
+def test_thresholds_at_load_and_per_call(array: np.ndarray) -> None:
+    detector = Predictor(Corner(), ["cat", "dog"], [3, 17], {}, torch.device("cpu"), score_threshold=0.5)
+    assert len(detector(array)) == 1
+    assert len(detector(array, score_threshold=0.0)) == 2
+    assert isinstance(detector(array, score_threshold=1.0), Detections)
+    for wrong in (-1, 2, float("nan"), True, "0.5"):
+        with pytest.raises(UserError, match=r"score_threshold=.*must be a number from 0 to 1"):
+            detector(array, score_threshold=wrong)  # type: ignore[arg-type]
+    with pytest.raises(UserError, match="size=0: must be a whole number"):
+        detector(array, size=0)
+
+
+def test_a_missing_package_is_named(detector: Predictor, array: np.ndarray, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(__import__("sys").modules, "supervision", None)
+    with pytest.raises(ModuleNotFoundError, match="pip install supervision"):
+        detector(array).to_supervision()
