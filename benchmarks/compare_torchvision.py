@@ -34,6 +34,7 @@ class BackboneWithFPN(nn.Module):
         self.fpn = FeaturePyramidNetwork([backbone.levels[name][0] for name in levels], channels, extra)
 
     def forward(self, images: Tensor) -> OrderedDict[str, Tensor]:
+        """Levels by name, finest first."""
         features = self.backbone(images)
         pyramid = self.fpn(OrderedDict((str(i), features[name]) for i, name in enumerate(self.levels)))
         return OrderedDict((str(i), level) for i, level in enumerate(pyramid.values()))
@@ -47,6 +48,7 @@ class Relabelled(nn.Module):
         self.detector, self.shift = detector, shift
 
     def forward(self, images: list[Tensor], targets: list[dict[str, Tensor]] | None = None):  # type: ignore[no-untyped-def]
+        """Losses in training, detections with labels 0..K-1 otherwise."""
         if self.training:
             assert targets is not None
             return self.detector(images, [{"boxes": t["boxes"], "labels": t["labels"] + self.shift} for t in targets])
@@ -54,6 +56,7 @@ class Relabelled(nn.Module):
 
 
 def build_peer(cfg: DictConfig, num_classes: int) -> nn.Module:
+    """Torchvision's detector for the configuration, with labels as ours."""
     target = cfg.detector.get("criterion", cfg.detector)._target_
     name = target.rsplit(".", 1)[-1].removesuffix("Criterion")
     if name not in ("FCOS", "RetinaNet", "FasterRCNN"):
@@ -79,6 +82,7 @@ def build_peer(cfg: DictConfig, num_classes: int) -> nn.Module:
 
 @command(config_name="train")
 def main(cfg: DictConfig) -> None:
+    """Train it with the composed configuration."""
     from ifpn.cli.train import train
 
     train(cfg, build_peer)

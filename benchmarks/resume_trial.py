@@ -60,10 +60,13 @@ PATIENCE = 600.0  # seconds that a life may take; it takes three
 
 @dataclass(frozen=True)
 class Setting:
+    """Loader workers and processes of a run."""
+
     workers: int
     ranks: int
 
     def overrides(self) -> list[str]:
+        """The setting on the command line; the total batch is 2."""
         devices = ["trainer=ddp", f"trainer.devices={self.ranks}"] if self.ranks > 1 else []
         return [f"data.workers={self.workers}", *devices, f"data.batch_size={2 // self.ranks}"]
 
@@ -85,6 +88,7 @@ class Life:
             self.processes.append(process)
 
     def over(self) -> bool:
+        """Whether a process of the run has ended."""
         return any(p.exitcode is not None for p in self.processes)
 
     def wait_for_training(self) -> float:
@@ -99,11 +103,13 @@ class Life:
         return time.monotonic()
 
     def kill(self) -> None:
+        """SIGKILL to the whole process group."""
         os.killpg(int(self.processes[0].pid or 0), signal.SIGKILL)
         for process in self.processes:
             process.join()
 
     def finish(self) -> None:
+        """Wait for the end of a run that nobody kills."""
         for process in self.processes:
             process.join(PATIENCE)
         if any(p.exitcode != 0 for p in self.processes):
@@ -187,6 +193,7 @@ def trial(setting: Setting, kills: int, folder: Path, more: list[str], draw: ran
 
 
 def main() -> None:
+    """Read the command line, kill and resume, and print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=20, help="per setting")
     parser.add_argument("--workers", type=int, nargs="+", default=[0, 2])

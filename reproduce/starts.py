@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from ifpn.data import DetectionData
 from ifpn.errors import ConfigError
 from ifpn.evaluation import CocoEvaluator, match_classes
-from ifpn.necks.implicit import EquilibriumNeck, FlatStep
+from ifpn.necks.implicit import EquilibriumNeck
+from ifpn.necks.pyramid_layout import FlatStep
 from ifpn.plots.style import BLUE, FAINT, GREEN, ORANGE, figure
 from ifpn.predictor import Predictor
 from ifpn.solvers import Stats, Unroll

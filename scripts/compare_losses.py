@@ -81,6 +81,7 @@ def table(found: Mapping[str, Iterable[tuple[int, float]]], every: int) -> str:
 
 
 def main() -> None:
+    """Read the command line and print the comparison."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("reference", type=Path, help="folder of the run that the others are compared with")
     parser.add_argument("runs", type=Path, nargs="+", help="folders of the other runs")

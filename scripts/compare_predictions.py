@@ -20,6 +20,7 @@ from ifpn.evaluation import GroundTruth, ScoredMatches, paired_bootstrap, read_p
 
 
 def main() -> None:
+    """Read the command line and print the differences."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("annotations", type=Path)
     parser.add_argument("a", type=Path, help="predictions of one detector, in COCO's format")

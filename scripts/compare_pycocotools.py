@@ -49,6 +49,7 @@ def by_ifpn(annotations: Path, predictions: Path, engine: Engine) -> list[float]
 
 
 def main() -> int:
+    """Read the command line, score with both, and print the differences."""
     parser = argparse.ArgumentParser(description="The 12 numbers by ifpn and by pycocotools.")
     parser.add_argument("annotations", type=Path)
     parser.add_argument("predictions", type=Path)

@@ -7,7 +7,7 @@ from abc import abstractmethod
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Literal, Protocol, get_args
 
 import torch
@@ -21,7 +21,7 @@ from ifpn.layers.solve_scope import solve_scope
 from ifpn.necks.auxiliary import jacobian_losses, relative_distance, second_evaluation
 from ifpn.necks.neck import ExtraLevelsFrom, Levels, Neck, check_pyramid_sizes
 from ifpn.necks.projection import NormLayer, Projection
-from ifpn.necks.pyramid_layout import PyramidLayout
+from ifpn.necks.pyramid_layout import FlatStep, PyramidLayout, to_network
 from ifpn.necks.transformation import Block, CrossScale, Transformation
 from ifpn.necks.warm_start import LearnedStart, warm_start
 from ifpn.solvers import Equilibrium, Stats, Unroll, spectral_radius
@@ -170,7 +170,7 @@ class EquilibriumNeck(Neck):
         return {**super().__getstate__(), "_compiled": None, "state": None, "restarted": None}
 
     def pyramid(self, features: Levels) -> Levels:
-        """Backbone levels to P* (or P* + B), fp32, contiguous. `Unroll(0)` gives B: P^0 is zero for every image."""
+        """Backbone levels to P* (or P* + B), contiguous, fp32 under autocast; to B for `Unroll(0)`, as P^0 = 0."""
         b = self.project(features)
         check_pyramid_sizes(b)
         if isinstance(self.solver, Unroll) and self.solver.steps == 0:
@@ -189,7 +189,7 @@ class EquilibriumNeck(Neck):
             self.auxiliary_losses["start"] = relative_distance(p0, p)
         if second is not None:
             self.auxiliary_losses["correction"] = self.options.correction_weight * relative_distance(second, p)
-        levels = f.layout.views(p)
+        levels = to_network(f.layout.views(p), b)
         if self.state is not None or (self.keep_state and not self.training):
             self.state = f.layout.views(p.detach().clone())  # the caller may change its levels in place
         if self.add_input:
@@ -252,30 +252,6 @@ class EquilibriumNeck(Neck):
     def flat_map(self, b: Levels) -> FlatStep:
         """`step` for given B, on flat states (N, D)."""
         return FlatStep(self, PyramidLayout.of(b), b)
-
-
-@dataclass(frozen=True)
-class FlatStep:
-    """The right-hand side of a neck's equation for given B, on flat states: (N, D) -> (N, D)."""
-
-    neck: EquilibriumNeck
-    layout: PyramidLayout
-    b: Levels
-
-    def __call__(self, p: Tensor) -> Tensor:
-        """Evaluate `EquilibriumNeck.step`; the result has the type of p."""
-        return self.layout.flatten(self.neck.step(self.layout.views(p), self.b), p.dtype)
-
-    @property
-    def take(self) -> Callable[[Tensor], FlatStep] | None:
-        """Restrict to the images `index`, so that a solver need not compute the finished ones.
-
-        None in training, where dropout masks and BatchNorm belong to the whole batch, and with a compiled G, which
-        would be compiled for every batch size.
-        """
-        if self.neck.training or self.neck.compile_g:
-            return None
-        return lambda index: replace(self, b=[level[index] for level in self.b])
 
 
 class ImplicitFPN(EquilibriumNeck):

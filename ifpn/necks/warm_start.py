@@ -6,13 +6,11 @@ DEQ-Flow (Bai et al. 2022) and StreamDEQ (Ertenli et al. 2022) start each frame 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
-if TYPE_CHECKING:
-    from ifpn.necks.implicit import FlatStep
+from ifpn.necks.pyramid_layout import FlatStep
 
 
 class LearnedStart(nn.Module):

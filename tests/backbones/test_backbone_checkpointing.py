@@ -29,7 +29,7 @@ def step(backbone: nn.Module) -> tuple[Tensor, int]:
 
     images = torch.rand(2, 3, 64, 96, generator=torch.Generator().manual_seed(1))
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        loss = sum((level.square().mean() for level in backbone(images).values()), torch.zeros(()))
+        loss = backbone(images)["c5"].square().mean()
     loss.backward()
     return loss, sum(kept.values())
 

@@ -20,6 +20,8 @@ from ifpn.runs.folder import BATCH, PICTURES
 from tests.conftest import ROOT
 from tests.training.harness import PATIENCE
 
+pytestmark = pytest.mark.process
+
 SMALL = (
     "data.generate.num_train=24",
     "data.generate.num_val=4",

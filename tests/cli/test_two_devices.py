@@ -14,6 +14,8 @@ from tests.cli.test_train import SMALL
 from tests.conftest import ROOT
 from tests.training.harness import PATIENCE
 
+pytestmark = pytest.mark.process
+
 # Steps of 1e37 take the activations out of float32 after the first step (1e38, divided by AdamW's 0.1, is no float32
 # itself); the second meets a loss that is not finite.
 RATES = ("0.001", "1e37", "0.002")

@@ -10,6 +10,8 @@ import pytest
 
 from tests.conftest import ROOT
 
+pytestmark = pytest.mark.process
+
 nbformat = pytest.importorskip("nbformat", reason="notebooks are an optional extra: nbformat, nbclient, ipykernel")
 pytest.importorskip("nbclient", reason="notebooks are an optional extra: nbformat, nbclient, ipykernel")
 pytest.importorskip("ipykernel", reason="notebooks are an optional extra: nbformat, nbclient, ipykernel")

@@ -14,6 +14,8 @@ from hydra.utils import instantiate
 
 from tests.training.harness import BATCHES, Call, configuration, train_here
 
+pytestmark = pytest.mark.process
+
 
 def column(folder: Path, name: str) -> list[float]:
     with open(folder / "metrics.csv") as file:
