@@ -16,7 +16,8 @@ def run(part: nn.Module, x: Tensor, *, checkpointing: bool) -> Any:
     Numbers, gradients, random masks and the running statistics of batch norms are the same either way. Costs a
     second forward of the part.
     """
-    if not checkpointing or not torch.is_grad_enabled():
+    kept = torch.is_grad_enabled() and (x.requires_grad or any(p.requires_grad for p in part.parameters()))
+    if not checkpointing or not kept:
         return part(x)
     norms = [m for m in part.modules() if isinstance(m, _BatchNorm) and m.training and m.track_running_stats]
     if not norms:

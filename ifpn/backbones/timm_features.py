@@ -43,7 +43,7 @@ class TimmBackbone(nn.Module):
             raise UserError(f"frozen_stages={frozen_stages}: must be 0, or 2 (up to c2) to 5 (up to c5)")
         body = _create(name)
         self.body: nn.Module = body
-        self.checkpointing = checkpointing
+        self.checkpointing = False  # while it is looked at
         strides: list[int] = body.feature_info.reduction()
         channels: list[int] = body.feature_info.channels()
         missing = [stride for stride in LEVEL_OF_STRIDE if stride not in strides]
@@ -69,6 +69,7 @@ class TimmBackbone(nn.Module):
             self._freeze(maps[frozen_stages - 2])
         if frozen_norm:
             freeze_norms(self.body)
+        self.checkpointing = checkpointing
 
     def forward(self, images: Tensor) -> OrderedDict[str, Tensor]:
         """(N, 3, H, W) -> c2..c5 with sizes ceil(H / stride) x ceil(W / stride) for multiples of 32."""

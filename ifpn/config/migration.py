@@ -34,6 +34,10 @@ _BACKBONES = (
 # "${key}" is the value of that key at the top.
 ADDED: dict[str, dict[str, Any]] = {
     **{f"ifpn.backbones.{name}": {"checkpointing": False} for name in _BACKBONES},
+    "ifpn.necks.ImplicitFPN": {
+        **{"block": "basic", "start": "zero", "fine_every": 1, "jacobian_every": 1.0},
+        **{"contraction_penalty": 0.0, "contraction_margin": 0.9, "correction_weight": 0.0},
+    },
     "ifpn.necks.FPN": {"residual_block": False, "weight_norm": True, "dropout": 0.05},
     "ifpn.necks.StackedFPN": {
         **{"inject": False, "residual_block": True, "weight_norm": True, "dropout": 0.05},
