@@ -87,7 +87,7 @@ class DetectionData(LightningDataModule):
             ("seed", seed, seed >= 0, "numbers from 0 on"),
             ("val_share", val_share, val_share is None or 0 <= val_share < 1, "a share from 0 to below 1, or null"),
             ("repeat_threshold", repeat_threshold, 0 <= repeat_threshold <= 1, "a share from 0 to 1"),
-            ("max_detections", max_detections, max_detections >= 1, "numbers from 1 on"),
+            ("max_detections", max_detections, max_detections >= 10, "numbers from 10 on"),
         ):
             if not fits:
                 raise UserError(f"data.{name}={value}: allowed are {allowed}")
