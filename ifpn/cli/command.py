@@ -107,8 +107,8 @@ def remove_unused_folder() -> None:
 def checked(cfg: DictConfig, overrides: list[str]) -> DictConfig:
     """Resolve the configuration and refuse what cannot work, before anything is built."""
     from ifpn.config.allowlist import check_targets
+    from ifpn.config.checks import check_config
     from ifpn.config.extras import check_extras
-    from ifpn.config.rules import check_rules
 
     # In a sweep every job has its own folder, which only Hydra knows.
     if "run_dir" in cfg:
@@ -116,9 +116,9 @@ def checked(cfg: DictConfig, overrides: list[str]) -> DictConfig:
     container = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=False)
     resolved = OmegaConf.create(container)
     assert isinstance(resolved, DictConfig)
-    check_rules(resolved, overrides, choices())
     check_extras(choices())
     check_targets(resolved)
+    check_config(resolved, overrides, choices())
     return resolved
 
 

@@ -19,6 +19,7 @@ from torch import nn
 
 from ifpn.cli.command import choices, typed
 from ifpn.config.build import build_detector, build_list
+from ifpn.config.checks import check_buildable
 from ifpn.data import DetectionData
 from ifpn.errors import ConfigError
 from ifpn.evaluation import CocoEvaluator
@@ -55,15 +56,17 @@ def train(cfg: DictConfig, build: Build = build_detector) -> dict[str, float]:
     build: (configuration, number of classes) -> detector; another one trains a foreign detector under our conditions.
     """
     silence_known_warnings()
+    if build is build_detector:
+        check_buildable(cfg)
     console = Console(highlight=False)
     run_dir = Path(cfg.run_dir)
     ckpt = resume_path(cfg)
     check_run_dir(run_dir, resuming=cfg.ckpt == "last" or (ckpt is not None and ckpt.parent == run_dir.resolve()))
     data: DetectionData = instantiate(cfg.data)
     trainer = build_trainer(cfg, run_dir)
+    recipe: Recipe = instantiate(cfg.schedule)
     data.prepare_data()
     data.setup("fit")
-    recipe: Recipe = instantiate(cfg.schedule)
     world_size, accumulate = trainer.world_size, trainer.accumulate_grad_batches
     plan = recipe.plan(data.batch_size, world_size, accumulate, data.batches_per_epoch(world_size))
     guard = next((c for c in trainer.callbacks if isinstance(c, NonFinite)), None)  # type: ignore[attr-defined]
@@ -169,7 +172,7 @@ def build_module(
         "class_names": list(data.class_names),
         "category_ids": list(data.category_ids),
     }
-    evaluator = CocoEvaluator(data.val_ground_truth(), data.category_ids)
+    evaluator = CocoEvaluator(data.val_dataset.annotations, data.category_ids, max_detections=data.max_detections)
     return DetectionModule(detector, recipe, plan, evaluator, metadata, cfg.seed, guard)
 
 
