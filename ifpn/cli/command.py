@@ -6,7 +6,7 @@ import os
 import shutil
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import hydra
@@ -105,7 +105,7 @@ def remove_unused_folder() -> None:
     if {path.name for path in folder.iterdir()} <= {"hydra"}:  # Hydra's own notes
         shutil.rmtree(folder, ignore_errors=True)  # the reason of the refusal must be what is told
         if folder.parent.name == "runs":
-            with contextlib.suppress(OSError):  # it holds other runs
+            with suppress(OSError):  # it holds other runs
                 folder.parent.rmdir()
 
 
