@@ -159,7 +159,9 @@ class DetectionData(LightningDataModule):
         """Read the annotation files a stage needs ("fit", "validate", "test"; None = all); check them."""
         if stage in (None, "fit"):
             self._log_summary("train", self.train_dataset)
-        if stage in ("validate", "test") or self.has_validation:
+        if stage in ("validate", "test") and not self.has_validation:
+            raise DataError("data.val_share=0: there are no validation images. Hold some back: data.val_share=0.1")
+        if self.has_validation:
             self._log_summary("val", self.val_dataset)
         if stage in (None, "fit") and self.has_validation:
             for line in split_remarks(self.train_dataset, self.val_dataset):
@@ -189,10 +191,8 @@ class DetectionData(LightningDataModule):
 
     @property
     def val_dataset(self) -> CocoDataset:
-        """All validation images, each once, as they are."""
+        """All validation images, each once, as they are; none with `val_share=0`."""
         if self._val is None:
-            if not self.has_validation:
-                raise DataError("data.val_share=0: there are no validation images. Hold some back: data.val_share=0.1")
             paths = self._paths("val" if self.val_share is None else "train")
             if self.val_share is None:
                 known = self._categories
