@@ -66,7 +66,9 @@ def evaluate(cfg: DictConfig) -> CocoResult | None:
         _report(result, evaluator, data.class_names, cfg, console)
     else:
         result = None
-        console.print(f"{data.val_annotation_file} holds no annotations, so that there are no numbers.", soft_wrap=True)
+        console.print(
+            f"{data.val_annotation_file} holds no box to be found, so that there are no numbers.", soft_wrap=True
+        )
     console.print(f"In {out}: {', '.join(sorted(f.name for f in out.iterdir() if f.is_file()))}", soft_wrap=True)
     return result
 

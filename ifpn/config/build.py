@@ -22,9 +22,8 @@ def build_detector(cfg: DictConfig, num_classes: int) -> nn.Module:
     The sizes that rooms need of each other (channels of the backbone, number of classes of the data) are passed here,
     so that no part of the configuration repeats another.
     """
-    from torchvision.models.detection.transform import GeneralizedRCNNTransform
-
     from ifpn.detectors import Body
+    from ifpn.detectors.transform import ImageTransform
 
     # Parts are instantiated by themselves below, where `${solver}` would no longer find its sibling.
     cfg = OmegaConf.create(OmegaConf.to_container(cfg, resolve=True))  # type: ignore[assignment]
@@ -36,7 +35,7 @@ def build_detector(cfg: DictConfig, num_classes: int) -> nn.Module:
         in_levels=list(in_levels),
         extra_levels=extra_levels,
     )
-    transform = GeneralizedRCNNTransform(
+    transform = ImageTransform(
         min_size=tuple(cfg.image.min_size),
         max_size=cfg.image.max_size,
         image_mean=list(backbone.image_mean),

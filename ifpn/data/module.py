@@ -77,7 +77,7 @@ class DetectionData(LightningDataModule):
         repeat_threshold: Probability = 0.0,
         group_by_aspect: bool = True,
         drop_last: bool = True,
-        max_detections: Annotated[int, Ge(1), Le(10_000)] = 100,
+        max_detections: Annotated[int, Ge(10), Le(10_000)] = 100,
         follow_links: bool = False,
         check: bool = True,
     ) -> None:
