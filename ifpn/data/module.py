@@ -13,7 +13,7 @@ import torch
 from pytorch_lightning import LightningDataModule
 from torch.utils.data import DataLoader
 
-from ifpn.bounds import Ge, Le, Probability, Rate, check
+from ifpn.bounds import Ge, Le, Length, Probability, Rate, check
 from ifpn.data.augment import Augment
 from ifpn.data.check import class_remarks, crowding_remarks, quick_check, split_remarks
 from ifpn.data.coco.annotations import Categories, CocoAnnotations, load_annotations
@@ -72,7 +72,7 @@ class DetectionData(LightningDataModule):
         val_annotations: str | None = None,
         val_images: str | None = None,
         val_share: Rate | None = None,
-        classes: Sequence[str] | None = None,
+        classes: Annotated[Sequence[str], Length(1)] | None = None,
         train_empty_images: bool = False,
         repeat_threshold: Probability = 0.0,
         group_by_aspect: bool = True,
