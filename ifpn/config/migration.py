@@ -28,6 +28,12 @@ TARGETS: dict[str, str] = {
 # Class of a `_target_`: its settings that are younger than 0.1.0, with the values that do what 0.1.0 did.
 # "${key}" is the value of that key at the top.
 ADDED: dict[str, dict[str, Any]] = {
+    "ifpn.data.DetectionData": {"val_share": None, "classes": None, "repeat_threshold": 0.0, "max_detections": 100},
+    "ifpn.data.DefectPolicy": {"missing_size": "measure", "implausible": "refuse", "box_format": "xywh"},
+    "ifpn.necks.ImplicitFPN": {
+        **{"block": "basic", "start": "zero", "fine_every": 1, "correction_weight": 0.0},
+        **{"jacobian_every": 1.0, "contraction_penalty": 0.0, "contraction_margin": 0.9},
+    },
     "ifpn.necks.FPN": {"residual_block": False, "weight_norm": True, "dropout": 0.05},
     "ifpn.necks.StackedFPN": {
         **{"inject": False, "residual_block": True, "weight_norm": True, "dropout": 0.05},
