@@ -78,11 +78,11 @@ class ExportedDetector(nn.Module):
             size = torch._shape_as_tensor(images)[2:]
             sides = size.double()  # as Python's numbers: in single precision 100 x 0.96 is 95.99…
             scale = (self.limits / torch.stack([sides.min(), sides.max()])).min()
-            return list(size), list((sides * scale).floor().to(torch.int64))
+            return list(size), list((sides * scale).floor().clamp(min=1).to(torch.int64))
         height, width = images.shape[-2:]
         shorter, longer = self.sides
         factor = min(shorter / min(height, width), longer / max(height, width))
-        return [height, width], [math.floor(height * factor), math.floor(width * factor)]
+        return [height, width], [max(1, math.floor(side * factor)) for side in (height, width)]
 
     def _pyramid(self, images: Tensor) -> list[Tensor]:
         body: Any = self.detector.body
