@@ -25,6 +25,7 @@ from ifpn.necks.pyramid_layout import PyramidLayout
 from ifpn.necks.transformation import CrossScale, Transformation
 from ifpn.necks.warm_start import warm_start
 from ifpn.solvers import Equilibrium, Stats, Unroll, spectral_radius
+from ifpn.solvers.repeat import without_samples
 
 
 class FixedPointSolver(Protocol):
@@ -151,6 +152,8 @@ class EquilibriumNeck(Neck):
         parameters' too, so each of the adjoint's products, which need that of the state alone, would cost
         nearly twice as much (docs/solver.md).
         """
+        if self._half is not None:
+            arguments = tuple([level.to(self._half) for level in levels] for levels in arguments)
         if not self.compile_g or torch.is_grad_enabled():
             outputs: Levels = self.g(*arguments)
             return outputs
@@ -158,12 +161,21 @@ class EquilibriumNeck(Neck):
             self._compiled = torch.compile(self.g.forward)
         return self._compiled(*arguments)
 
+    @property
+    def _half(self) -> torch.dtype | None:
+        """The type of G's weights after `neck.half()` or `neck.bfloat16()`; the state stays fp32."""
+        dtype = next(self.g.parameters()).dtype
+        return dtype if dtype in (torch.float16, torch.bfloat16) else None
+
     def __getstate__(self) -> dict[str, Any]:
         """Leave out the compiled G, which belongs to this object's weights, and what the last forward left."""
         return {**super().__getstate__(), "_compiled": None, "state": None, "restarted": None}
 
     def pyramid(self, features: Levels) -> Levels:
-        """Backbone levels to P* (or P* + B), fp32, contiguous. `Unroll(0)` gives B: P^0 is zero for every image."""
+        """Backbone levels to P* (or P* + B), contiguous. `Unroll(0)` gives B: P^0 is zero for every image.
+
+        They are fp32, under autocast, too; of the weights' type after `neck.half()` and the like.
+        """
         b = self.project(features)
         check_pyramid_sizes(b)
         if isinstance(self.solver, Unroll) and self.solver.steps == 0:
@@ -172,14 +184,20 @@ class EquilibriumNeck(Neck):
         f = self.flat_map(b)
         with solve_scope(self.g):
             p, self.stats = self._solve(f, b)
+            if torch.is_grad_enabled() and bool((failed := torch.isinf(self.stats.forward.residual)).any()):
+                # B of these images may hold NaN, which must not reach the gradients of the weights that make it.
+                with without_samples(failed):
+                    b = self.project(features)
+                f = self.flat_map(b)
+                p, self.stats = self._solve(f, b)
             if self.training and torch.is_grad_enabled():
                 self.auxiliary_losses |= jacobian_losses(f, p, self.options)
         levels = f.layout.views(p)
         if self.state is not None or (self.keep_state and not self.training):
             self.state = f.layout.views(p.detach().clone())  # the caller may change its levels in place
         if self.add_input:
-            return [p_l + b_l for p_l, b_l in zip(levels, b, strict=True)]
-        return [level.contiguous() for level in levels]
+            levels = [p_l + b_l for p_l, b_l in zip(levels, b, strict=True)]
+        return [level.contiguous().to(self._half or level.dtype) for level in levels]
 
     def _solve(self, f: FlatStep, b: Levels) -> tuple[Tensor, Stats]:
         """P* from `state`, if it is of the size of B, else from zero."""

@@ -25,7 +25,7 @@ class Anderson:
     beta: float = 1.0
 
     def __post_init__(self) -> None:
-        check_count("Anderson: m", self.m)
+        object.__setattr__(self, "m", check_count("Anderson: m", self.m))
         check_damping("Anderson: beta", self.beta)
 
     def start(self, z0: Tensor, max_evals: int) -> _AndersonSteps:

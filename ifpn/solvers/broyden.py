@@ -49,7 +49,7 @@ class Broyden:
 
     def __post_init__(self) -> None:
         check_damping("Broyden: alpha", self.alpha)
-        check_count("Broyden: memory", self.memory)
+        object.__setattr__(self, "memory", check_count("Broyden: memory", self.memory))
 
     def start(self, z0: Tensor, max_evals: int) -> _BroydenSteps:
         return _BroydenSteps(self.alpha, min(self.memory, max_evals), z0)
