@@ -72,7 +72,7 @@ def ap_by_evaluations(
 
 @torch.no_grad()
 def _at_budget(predictor: Predictor, data: DetectionData, labels: Tensor, evals: int, images: int | None) -> AtBudget:
-    evaluator = CocoEvaluator(data.val_ground_truth(), data.category_ids)
+    evaluator = CocoEvaluator(data.val_dataset.annotations, data.category_ids, max_detections=data.max_detections)
     residual: list[float] = []
     for batch, targets in data.val_dataloader():
         detections = predictor.detector([image.to(predictor.device).float() / 255 for image in batch])
@@ -159,7 +159,7 @@ class _From:
 
 
 def _gradient(predictor: Predictor, maps: Any, state: Tensor, backward: Any) -> Tensor:
-    """d ‖P‖² / d parameters of G, flat, float64."""
+    """Gradient of ‖P‖² with respect to the parameters of G, flat, float64."""
     neck = body_of(predictor).neck
     parameters = [p for p in neck.g.parameters() if p.requires_grad]  # type: ignore[union-attr]  # Module types loosely
     with torch.enable_grad(), solved_by(predictor, _From(state, backward)):

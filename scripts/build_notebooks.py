@@ -91,11 +91,11 @@ TRAIN = [
     "md",
     """# Train, and look
 
-`python train.py detector=atss` on the built-in data: about five minutes on two CPU cores. `SETTINGS` makes it
-another training, for instance a smaller one: `"data.generate.num_train=48"`, `"schedule.min_size=[128]"`.""",
+`python train.py recipe=quick detector=atss` on the built-in data: about five minutes on two CPU cores. `SETTINGS` makes
+it another training, for instance a smaller one: `"data.generate.num_train=48"`, `"image.min_size=[128]"`.""",
     "parameters",
     """RUN = "runs/notebook"
-SETTINGS = ["detector=atss", "callbacks.solver_monitor.spectral_every=20"]  # the latter for notebook 03""",
+SETTINGS = ["recipe=quick", "detector=atss", "callbacks.solver_monitor.spectral_every=20"]  # for notebook 03""",
     "code",
     """import os
 import shutil
@@ -249,7 +249,8 @@ def build(parts: list[str]) -> nbformat.NotebookNode:
         cell["id"] = f"cell-{i:02d}"  # the same text gives the same file
         cells.append(cell)
     kernel = {"name": "python3", "display_name": "Python 3", "language": "python"}
-    return nbformat.v4.new_notebook(cells=cells, metadata={"kernelspec": kernel})
+    notebook: nbformat.NotebookNode = nbformat.v4.new_notebook(cells=cells, metadata={"kernelspec": kernel})
+    return notebook
 
 
 def run(notebook: nbformat.NotebookNode, folder: Path) -> None:

@@ -17,13 +17,29 @@ from rich.console import Console
 from rich.table import Table
 from torch import nn
 
+from ifpn.cli.command import choices, typed
 from ifpn.config.build import build_detector, build_list
+from ifpn.config.checks import check_buildable
 from ifpn.data import DetectionData
 from ifpn.errors import ConfigError
 from ifpn.evaluation import CocoEvaluator
 from ifpn.runs.checkpoint import FORMAT, SafeCheckpointIO, latest_readable, read_checkpoint
 from ifpn.runs.files import refuse_links, write_error, write_text
-from ifpn.runs.folder import BEST, CONFIG, CONVERGENCE, CURVES, EXPORT, LAST, METRICS, RESULT, SAMPLES, WRITTEN_IN_PLACE
+from ifpn.runs.folder import (
+    BATCH,
+    BEST,
+    CONFIG,
+    CONFUSION,
+    CONVERGENCE,
+    CURVES,
+    EXPORT,
+    LAST,
+    METRICS,
+    OPERATING,
+    RESULT,
+    SAMPLES,
+    WRITTEN_IN_PLACE,
+)
 from ifpn.training.callbacks.nonfinite import NonFinite
 from ifpn.training.loggers import keep_rows
 from ifpn.training.loops import install_loops
@@ -40,23 +56,26 @@ def train(cfg: DictConfig, build: Build = build_detector) -> dict[str, float]:
     build: (configuration, number of classes) -> detector; another one trains a foreign detector under our conditions.
     """
     silence_known_warnings()
+    if build is build_detector:
+        check_buildable(cfg)
     console = Console(highlight=False)
     run_dir = Path(cfg.run_dir)
     ckpt = resume_path(cfg)
     check_run_dir(run_dir, resuming=cfg.ckpt == "last" or (ckpt is not None and ckpt.parent == run_dir.resolve()))
     data: DetectionData = instantiate(cfg.data)
     trainer = build_trainer(cfg, run_dir)
+    recipe: Recipe = instantiate(cfg.schedule)
     data.prepare_data()
     data.setup("fit")
-    recipe: Recipe = instantiate(cfg.schedule)
-    plan = recipe.plan(trainer.world_size, trainer.accumulate_grad_batches, data.batches_per_epoch(trainer.world_size))
+    world_size, accumulate = trainer.world_size, trainer.accumulate_grad_batches
+    plan = recipe.plan(data.batch_size, world_size, accumulate, data.batches_per_epoch(world_size))
     guard = next((c for c in trainer.callbacks if isinstance(c, NonFinite)), None)  # type: ignore[attr-defined]
     module = build_module(cfg, build, data, recipe, plan, guard)
     data.position = lambda: module.batches_seen
     # Known only now: the number of steps depends on the devices that the trainer found.
     install_loops(trainer, plan.max_steps)
     if trainer.is_global_zero:
-        print_header(console, data, module, run_dir)
+        print_header(console, cfg, data, module, run_dir)
         prepare_run_dir(console, cfg, run_dir, ckpt)
     trainer.fit(module, datamodule=data, ckpt_path=str(ckpt) if ckpt else None, weights_only=True)
     summary = dict(module.scores["summary"]) if module.scores else {}
@@ -153,14 +172,24 @@ def build_module(
         "class_names": list(data.class_names),
         "category_ids": list(data.category_ids),
     }
-    evaluator = CocoEvaluator(data.val_ground_truth(), data.category_ids)
+    evaluator = CocoEvaluator(data.val_dataset.annotations, data.category_ids, max_detections=data.max_detections)
     return DetectionModule(detector, recipe, plan, evaluator, metadata, cfg.seed, guard)
 
 
-def print_header(console: Console, data: DetectionData, module: DetectionModule, run_dir: Path) -> None:
+def print_header(
+    console: Console, cfg: DictConfig, data: DetectionData, module: DetectionModule, run_dir: Path
+) -> None:
     trainable = sum(p.numel() for p in module.detector.parameters() if p.requires_grad)
     total = sum(p.numel() for p in module.detector.parameters())
     console.print(f"[bold]data[/]      {data}")
+    recipe = choices().get("recipe")
+    console.print(
+        f"[bold]recipe[/]    {recipe}, shorter side {'/'.join(map(str, cfg.image.min_size))} px, longer at most "
+        f"{cfg.image.max_size} px, {cfg.neck.out_channels} channels",
+        soft_wrap=True,
+    )
+    if recipe == "small" and cfg.data.get("generate") and not typed("recipe"):
+        console.print("          recipe=quick is enough for the built-in data: half the width.")
     console.print(f"[bold]detector[/]  {total / 1e6:.2f} M parameters, {trainable / 1e6:.2f} M trained")
     console.print(f"[bold]schedule[/]  {module.plan.summary}", soft_wrap=True)
     console.print(f"[bold]run[/]       {run_dir}", soft_wrap=True)
@@ -173,8 +202,11 @@ def print_result(console: Console, module: DetectionModule, run_dir: Path) -> No
     files = Table(title=f"In {run_dir}", show_header=False, title_justify="left")
     for name, meaning in {
         SAMPLES: "validation images, truth beside prediction",
-        CURVES: "losses, AP, learning rate",
+        CURVES: "losses, AP, the solver, learning rate",
         CONVERGENCE: "the solver's residual, forward and backward",
+        CONFUSION: "which class is taken for which",
+        OPERATING: "precision and recall against the score threshold",
+        BATCH: "the first training batch, as the network saw it",
         RESULT: "every number of this run",
         BEST: "for evaluate.py and predict.py",
         EXPORT: "the same weights as model.safetensors, for ifpn.load",

@@ -12,15 +12,28 @@ from typing import Any
 from ifpn.errors import ConfigError
 
 # Old path: new path, in the order in which a stored configuration is upgraded.
-MOVED: dict[str, str] = {}
+MOVED: dict[str, str] = {
+    "schedule.batch_size": "data.batch_size",
+    "schedule.min_size": "image.min_size",
+    "schedule.max_size": "image.max_size",
+    "neck.channels": "neck.out_channels",
+}
 # Old class of a `_target_`: new class.
 TARGETS: dict[str, str] = {
+    "ifpn.data.Policy": "ifpn.data.DefectPolicy",
+    "ifpn.data.Reading": "ifpn.data.ImageReading",
     "ifpn.reports.media.WandbRun": "ifpn.training.loggers.WandbRun",
     "ifpn.training.metrics_log.MetricsLog": "ifpn.training.loggers.MetricsLog",
 }
 # Class of a `_target_`: its settings that are younger than 0.1.0, with the values that do what 0.1.0 did.
 # "${key}" is the value of that key at the top.
 ADDED: dict[str, dict[str, Any]] = {
+    "ifpn.data.DetectionData": {"val_share": None, "classes": None, "repeat_threshold": 0.0, "max_detections": 100},
+    "ifpn.data.DefectPolicy": {"missing_size": "measure", "implausible": "refuse", "box_format": "xywh"},
+    "ifpn.necks.ImplicitFPN": {
+        **{"block": "basic", "start": "zero", "fine_every": 1, "correction_weight": 0.0},
+        **{"jacobian_every": 1.0, "contraction_penalty": 0.0, "contraction_margin": 0.9},
+    },
     "ifpn.necks.FPN": {"residual_block": False, "weight_norm": True, "dropout": 0.05},
     "ifpn.necks.StackedFPN": {
         **{"inject": False, "residual_block": True, "weight_norm": True, "dropout": 0.05},
@@ -33,7 +46,7 @@ STEPS: list[Callable[[dict[str, Any]], None]] = []
 
 def new_key(path: str) -> str | None:
     """The setting that `path` became, or None if it never was one."""
-    return MOVED.get(path)
+    return "data.batch_size (evaluate.py: batch_size)" if path == "schedule.batch_size" else MOVED.get(path)
 
 
 def migrate(config: Mapping[str, Any]) -> dict[str, Any]:

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Annotated
 
 import torch
 from torch import Tensor
 
+from ifpn.bounds import Ge, Le, check
 from ifpn.solvers.anderson import Anderson
 from ifpn.solvers.batched import accumulation_dtype
 from ifpn.solvers.fixed_point import Backward, Forward, Implicit, check_backward, fixed_point
 from ifpn.solvers.repeat import repeat
 from ifpn.solvers.solution import Map, Solution, Stats, Status
 from ifpn.solvers.state import check_state, own_copy
-from ifpn.solvers.step_rule import StepRule, check_budget, check_count, check_rule
+from ifpn.solvers.step_rule import StepRule, check_rule
 
 
+@check
 @dataclass(frozen=True)
 class Equilibrium:
     """The fixed point of f (paper Sec. 3.3), with a budget for training and one for evaluation.
@@ -30,17 +33,14 @@ class Equilibrium:
     """
 
     forward: StepRule = field(default_factory=Anderson)
-    train_evals: int = 15
-    test_evals: int = 7
-    rtol: float = 0.0
-    atol: float = 0.0
+    train_evals: Annotated[int, Ge(1), Le(1000)] = 15
+    test_evals: Annotated[int, Ge(1), Le(1000)] = 7
+    rtol: Annotated[float, Ge(0), Le(1)] = 0.0
+    atol: Annotated[float, Ge(0)] = 0.0
     backward: Backward = field(default_factory=Implicit)
 
     def __post_init__(self) -> None:
         check_rule("Equilibrium", self.forward)
-        train = check_budget("Equilibrium: train_evals", self.train_evals, {"rtol": self.rtol, "atol": self.atol})
-        object.__setattr__(self, "train_evals", train)
-        object.__setattr__(self, "test_evals", check_count("Equilibrium: test_evals", self.test_evals))
         check_backward("Equilibrium", self.backward)
 
     def __call__(self, f: Map, z0: Tensor, *, training: bool) -> tuple[Tensor, Stats]:
@@ -50,6 +50,7 @@ class Equilibrium:
         return fixed_point(f, z0, forward=search, backward=self.backward)
 
 
+@check
 @dataclass(frozen=True)
 class Unroll:
     """`steps` plain evaluations z <- f(z) and ordinary backpropagation through all of them (paper Tab. 2).
@@ -57,10 +58,7 @@ class Unroll:
     The same number of steps in training and in evaluation. steps = 0 returns z0.
     """
 
-    steps: int = 2
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "steps", check_count("Unroll: steps", self.steps, least=0))
+    steps: Annotated[int, Ge(0), Le(1000)] = 2
 
     def __call__(self, f: Map, z0: Tensor, *, training: bool) -> tuple[Tensor, Stats]:
         """Evaluate f `steps` times from z0 (B, ...). `training` changes nothing.

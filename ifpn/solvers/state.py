@@ -89,6 +89,7 @@ class FlatMap:
         self.f, self.shape, self.start, self.inference = f, shape, start, inference
 
     def __call__(self, z: Tensor) -> Tensor:
+        """Evaluate f at z (B, N)."""
         start, self.start = self.start, None
         with torch.inference_mode() if self.inference else nullcontext():
             out = evaluate(self._reshaped, z, start)

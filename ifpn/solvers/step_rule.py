@@ -42,10 +42,10 @@ def check_rule(owner: str, solver: object) -> None:
         raise TypeError(f"{owner}: solver must be Broyden(), Anderson() or Picard(), got {solver!r}")
 
 
-def check_count(name: str, value: object, least: int = 1) -> int:
-    """Return `value` as an int; raise ValueError unless it is a whole number, at least `least`. NumPy's count, too."""
-    if isinstance(value, bool) or not isinstance(value, Integral) or int(value) < least:
-        raise ValueError(f"{name} must be a whole number, at least {least}, got {value!r}")
+def check_count(name: str, value: object) -> int:
+    """Return `value` as an int; raise ValueError unless it is a whole number, at least 1. NumPy's count, too."""
+    if isinstance(value, bool) or not isinstance(value, Integral) or int(value) < 1:
+        raise ValueError(f"{name} must be a whole number, at least 1, got {value!r}")
     return int(value)
 
 
@@ -55,9 +55,3 @@ def check_budget(name: str, value: object, tolerances: dict[str, object]) -> int
         if isinstance(tolerance, bool) or not isinstance(tolerance, Real) or not float(tolerance) >= 0:
             raise ValueError(f"{key} must be 0 (no tolerance) or a positive number, got {tolerance!r}")
     return check_count(name, value)
-
-
-def check_damping(name: str, value: object) -> None:
-    """Raise ValueError unless `value`, a damping factor, lies in (0, 1]."""
-    if not isinstance(value, Real) or not 0 < float(value) <= 1:
-        raise ValueError(f"{name} must lie in (0, 1], got {value!r}")

