@@ -90,6 +90,7 @@ def test_a_folder_in_cocos_format_with_longer_wires_in_validation(tmp_path: Path
         Shapes(1, 1, 0)(root)
 
 
+@pytest.mark.slow
 def test_impossible_distances_are_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="must increase, from 14 px on"):
         Wires(shortest=10)

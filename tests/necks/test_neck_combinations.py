@@ -72,6 +72,7 @@ STEPS = [(name, "fp32") for name in NECKS]
 STEPS += [(name, "bf16") for name in NECKS if not name.endswith((" broyden", " picard", " truncated", " phantom"))]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "precision"), STEPS)
 def test_a_training_step(name: str, precision: str) -> None:
     """Every parameter gets a finite gradient, and most of them one that is not zero."""
