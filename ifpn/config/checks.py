@@ -66,7 +66,7 @@ def check_values(node: Any, path: str) -> None:
         known, others = signature(str(node["_target_"])) if "_target_" in node else ({}, True)
         for key, value in node.items():
             below = f"{path}.{key}"
-            if key in HYDRAS or below in ("detector.in_levels", "detector.extra_levels"):
+            if key in HYDRAS:
                 continue
             if key not in known and not others:
                 raise ConfigError(_unknown(below, value, sorted(known)))

@@ -18,6 +18,8 @@ CONF = Path(__file__).parents[2] / "conf" / "backbone"
 def from_yaml(name: str) -> nn.Module:
     config = OmegaConf.load(CONF / f"{name}.yaml")
     config.weights = "none"
+    if OmegaConf.is_missing(config, "name"):
+        config.name = "mobilenetv3_small_050"
     backbone: nn.Module = instantiate(config)
     return backbone
 

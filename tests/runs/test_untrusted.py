@@ -112,7 +112,7 @@ def _nested(depth: int) -> Any:
         (lambda c: c["neck"].update(out_channels="${oc.env:HOME}"), "must be plain text"),
         (lambda c: c["neck"].update(out_channels=10**9), "must be a number up to 1e\\+06"),
         (lambda c: c["neck"].update(out_channels=10**6), "far larger than its weights"),
-        (lambda c: c["detector"].update(num_convs=10**6), "far larger than its weights"),
+        (lambda c: c["detector"]["head"].update(num_convs=10**6), "far larger than its weights"),
         (lambda c: c["solver"].update(test_evals=10**5), "must be a number up to 1000"),
         (lambda c: c["image"].update(max_size=10**5), "must be a number up to 8192"),
         (lambda c: c["neck"].update(dropout=float("nan")), "must be a number up to"),
