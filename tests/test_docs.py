@@ -38,6 +38,9 @@ def test_links_to_other_files_become_their_names() -> None:
     assert localise("[rows](../conf/row), [`train.py`](../train.py)", "docs") == "rows (`conf/row`), `train.py`"
     assert localise("[a](docs/data.md#b) ![c](docs/images/d.png)", "") == "[a](data.md#b) ![c](images/d.png)"
     assert localise("[help](CONTRIBUTING.md)", "") == "[help](contributing.md)"
+    assert localise("[![Python](https://x/y.svg)](pyproject.toml) ![a](docs/images/d.png)", "") == (
+        "![Python](https://x/y.svg) ![a](images/d.png)"
+    )
     with pytest.raises(PluginError, match="leads to nowhere"):
         localise("[gone](../nowhere.py)", "docs")
 

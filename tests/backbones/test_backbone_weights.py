@@ -49,6 +49,7 @@ def same_as(backbone: torch.nn.Module, state: dict[str, torch.Tensor]) -> bool:
     return all(torch.equal(value, state[key]) for key, value in backbone.state_dict().items() if "tracked" not in key)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("suffix", ["pth", "pt", "safetensors"])
 @pytest.mark.parametrize("frozen_norm", [True, False])
 def test_a_classifier_file_loads_completely(tmp_path, classifier, suffix, frozen_norm) -> None:

@@ -54,6 +54,7 @@ def targets(draw: st.DrawFn, num_classes: int) -> dict[str, Tensor]:
     return make_target(boxes + boxes[:1], labels + labels[:1])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 @given(data=st.data(), scale=st.sampled_from([0.01, 1.0, 30.0]), seed=st.integers(0, 1000))
 @settings(max_examples=25, deadline=None, derandomize=True)

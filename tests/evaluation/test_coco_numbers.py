@@ -63,6 +63,7 @@ def engine_or_skip(engine: str) -> str:
     return engine
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("engine", ENGINES)
 @pytest.mark.parametrize("seed", range(12))
 def test_twelve_numbers_and_curves_equal_pycocotools(seed: int, engine: str) -> None:
@@ -83,6 +84,7 @@ def test_twelve_numbers_and_curves_equal_pycocotools(seed: int, engine: str) -> 
     )
 
 
+@pytest.mark.slow
 def test_the_faster_engine_equals_the_reference_on_many_random_cases() -> None:
     engine_or_skip("faster-coco-eval")
     worst = 0.0

@@ -64,6 +64,7 @@ def test_a_table_is_a_sweep_by_itself(table: Table) -> None:
     assert composed(f"experiment={table.experiment}").hydra.mode.name == "MULTIRUN"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scale", SCALES)
 @pytest.mark.parametrize(("table", "row"), OURS, ids=words)
 def test_each_row_builds_what_the_row_says(table: Table, row: Row, scale: str) -> None:
@@ -209,6 +210,7 @@ CONTROL = {
 G = ("csc", "residual_block", "weight_norm", "dropout", "output_norm", "input_norm", "add_input")
 
 
+@pytest.mark.slow
 def test_the_rows_of_the_control_differ_in_the_neck_alone() -> None:
     """Head, data, optimiser and steps are the same in all rows, and G the same wherever there is one."""
     made = {row: resolved(composed("experiment=control", f"row={row}", "detector=atss")) for row in CONTROL}
