@@ -40,7 +40,8 @@ class PyramidRoIAlign(nn.Module):
         """Maps (N, C, H_l, W_l) and (M_i, 4) boxes in pixels -> (sum of M_i, C, bins, bins) in float32."""
         maps = list(features.values())[: len(self.strides)]
         rois = torch.cat(proposals)
-        image = torch.cat([rois.new_full((len(p), 1), float(i)) for i, p in enumerate(proposals)])
+        # Not by len(p), a constant while a graph is traced for export.
+        image = torch.cat([torch.full_like(p[:, :1], float(i)) for i, p in enumerate(proposals)])
         rois = torch.cat([image, rois], dim=1)
         side = areas(rois[:, 1:]).sqrt()
         finest = self.strides[0].bit_length() - 1
