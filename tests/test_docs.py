@@ -53,7 +53,7 @@ def test_the_reference_has_every_setting_with_default_and_source() -> None:
             assert f"### {group}={path.relative_to(CONF / group).with_suffix('')}\n" in page or not group
     assert "| `solver.backward.max_vjps` | `15` | a whole number from 1 to 1000 | paper Sec. 4.2" in page
     assert "| `csc.ibn` | `false` | true or false | paper Sec. 3.2.2: integrated BN" in page
-    assert "_target_" not in page
+    assert "._target_`" not in page
 
 
 def test_comments_stand_behind_above_and_on_following_lines(tmp_path: Path) -> None:
