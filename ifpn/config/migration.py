@@ -33,6 +33,7 @@ _BACKBONES = (
 # Class of a `_target_`: its settings that are younger than 0.1.0, with the values that do what 0.1.0 did.
 # "${key}" is the value of that key at the top.
 ADDED: dict[str, dict[str, Any]] = {
+    "ifpn.training.Recipe": {"backbone_lr": 1.0},
     **{f"ifpn.backbones.{name}": {"checkpointing": False} for name in _BACKBONES},
     "ifpn.data.DetectionData": {"val_share": None, "classes": None, "repeat_threshold": 0.0, "max_detections": 100},
     "ifpn.data.DefectPolicy": {"missing_size": "measure", "implausible": "refuse", "box_format": "xywh"},

@@ -38,7 +38,7 @@ def test_cost_is_measured_seconds_times_the_papers_images(tmp_path: Path) -> Non
     content["config"]["trainer"]["limit_val_batches"] = 1
     write(tmp_path / "short", content)
     smaller = result(row="dense") | {"steps": 60, "batch": 2}
-    smaller["config"]["schedule"]["min_size"] = [256]
+    smaller["config"]["image"]["min_size"] = [256]
     write(tmp_path / "smaller", smaller)
     found = cost_table.costs(read_runs(tmp_path)[0])
     assert len(found) == sum(1 for t in TABLES for row in t.rows if row.overrides)

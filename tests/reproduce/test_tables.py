@@ -274,7 +274,9 @@ def test_runs_of_a_row_that_differ_are_told_apart_by_their_marks(tmp_path: Path)
 @pytest.mark.parametrize("values", [{"lr": 0.002}, {"gradient_clip": 7.0}, {"max_size": 1000}])
 def test_no_gain_between_runs_of_different_schedules(tmp_path: Path, values: dict[str, Any]) -> None:
     write(tmp_path / "a", schedule(result("pyramid", ap=0.44)))
-    write(tmp_path / "b", schedule(result("dense", ap=0.42), **values))
+    other = result("dense", ap=0.42)
+    other["config"]["image"] |= {k: v for k, v in values.items() if k == "max_size"}
+    write(tmp_path / "b", schedule(other, **{k: v for k, v in values.items() if k != "max_size"}))
     assert filled(tmp_path)[0][3].gains == ()
     write(tmp_path / "c", schedule(result("dense", ap=0.41)))
     (gain,) = filled(tmp_path)[0][3].gains
