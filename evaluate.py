@@ -7,6 +7,7 @@ from ifpn.cli.command import command
 
 @command(config_name="evaluate")
 def main(cfg: DictConfig) -> None:
+    """Evaluate with the composed configuration."""
     from ifpn.cli.evaluate import evaluate
 
     evaluate(cfg)

@@ -16,6 +16,7 @@ class Dependencies(MetadataHookInterface):
     """`dependencies` from requirements.txt, where each bound has its reason beside it."""
 
     def update(self, metadata: dict[str, Any]) -> None:
+        """Fill in the field that pyproject.toml calls dynamic."""
         lines = (Path(self.root) / "requirements.txt").read_text(encoding="utf-8").splitlines()
         metadata["dependencies"] = [line.partition("#")[0].strip() for line in lines if line.partition("#")[0].strip()]
 
@@ -24,5 +25,6 @@ class TopLevelFiles(BuildHookInterface[Any]):
     """conf/ and train.py inside the package; an editable installation reads those of the clone."""
 
     def initialize(self, version: str, build_data: dict[str, Any]) -> None:
+        """Add the files to a wheel that is built for installation."""
         if version == "standard":
             build_data["force_include"].update({str(Path(self.root) / path): to for path, to in IN_WHEEL.items()})

@@ -7,6 +7,7 @@ from ifpn.cli.command import command
 
 @command(config_name="predict")
 def main(cfg: DictConfig) -> None:
+    """Predict with the composed configuration."""
     from ifpn.cli.predict import predict
 
     predict(cfg)

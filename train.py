@@ -7,6 +7,7 @@ from ifpn.cli.command import command
 
 @command(config_name="train")
 def main(cfg: DictConfig) -> None:
+    """Train with the composed configuration."""
     from ifpn.cli.train import train
 
     train(cfg)

@@ -22,6 +22,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from functools import partial
 from itertools import accumulate
 from pathlib import Path
 
@@ -101,7 +102,8 @@ def peak_states(run: Callable[[], object], z0: Tensor) -> float:
         profiler.export_chrome_trace(str(trace))
         events = json.loads(trace.read_text())["traceEvents"]
     changes = sorted((e["ts"], e["args"]["Bytes"]) for e in events if e["name"] == "[memory]")
-    return max(accumulate(change for _, change in changes)) / state
+    peak: float = max(accumulate(change for _, change in changes)) / state
+    return peak
 
 
 def measure(size: int, repeats: int, device: str) -> list[Row]:
@@ -113,7 +115,7 @@ def measure(size: int, repeats: int, device: str) -> list[Row]:
     times: dict[str, list[float]] = {name: [] for name in [*table, "copy", "f"]}
     for r in range(repeats + 1):
         for name, (_, run) in table.items():
-            seconds = clock(lambda run=run: run(f, z0), device)
+            seconds = clock(partial(run, f, z0), device)
             copies = clock(lambda: [t.copy_(s) for t, s in zip(targets, sources, strict=True)], device) / COPIES
             alone = clock(lambda: [f(z0) for _ in range(COPIES)], device) / COPIES
             if r > 0:  # the first round warms up
@@ -125,7 +127,7 @@ def measure(size: int, repeats: int, device: str) -> list[Row]:
     rows = []
     for name, (evals, run) in table.items():
         seconds = (median(times[name]) - evals * alone) / ITERATIONS
-        states = peak_states(lambda run=run: run(small, small_z0), small_z0)
+        states = peak_states(partial(run, small, small_z0), small_z0)
         rows.append(Row(size, name, evals, seconds, seconds / copy, states))
     rows.append(Row(size, "copy of a state", 0, copy, 1.0, 0.0))
     return rows

@@ -48,7 +48,7 @@ class Case:
     def __init__(self, overrides: list[str], options: argparse.Namespace) -> None:
         with initialize_config_dir(str(CONF), version_base="1.3"):
             cfg = compose("train", overrides=["run_dir=.", *overrides])
-        cfg = OmegaConf.create(OmegaConf.to_container(cfg, resolve=True))
+        OmegaConf.resolve(cfg)
         torch.manual_seed(0)
         self.device = options.device
         self.autocast = torch.autocast(self.device, torch.bfloat16, enabled=options.precision == "bf16")

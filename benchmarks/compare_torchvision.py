@@ -10,6 +10,7 @@ with torchvision's FeaturePyramidNetwork of `neck.channels` channels. Solver and
 from __future__ import annotations
 
 from collections import OrderedDict
+from typing import Any
 
 from hydra.utils import instantiate
 from omegaconf import DictConfig
@@ -26,7 +27,7 @@ from ifpn.errors import ConfigError
 class BackboneWithFPN(nn.Module):
     """Our backbone, torchvision's FPN on the levels that torchvision's own builder would use."""
 
-    def __init__(self, backbone: nn.Module, levels: list[str], channels: int, two_stage: bool) -> None:
+    def __init__(self, backbone: Any, levels: list[str], channels: int, two_stage: bool) -> None:
         super().__init__()
         self.backbone, self.levels, self.out_channels = backbone, levels, channels
         extra = LastLevelMaxPool() if two_stage else LastLevelP6P7(channels, channels)

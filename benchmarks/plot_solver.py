@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import importlib.util
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import matplotlib
@@ -36,6 +37,7 @@ from ifpn.solvers import (
     spectral_radius,
 )
 from ifpn.solvers.adjoint import LinearSolver
+from ifpn.solvers.step_rule import StepRule
 
 CHANNELS, SIDE, BATCH = 16, 16, 2
 RADII = (0.5, 0.8, 0.95, 1.15)
@@ -72,7 +74,7 @@ class Block:
 
 def residuals(axes: list[Axes], seeds: int) -> None:
     """Best residual so far against evaluations of f."""
-    rules = {"Picard": Picard(), "Broyden": Broyden(), "Anderson(5)": Anderson(5)}
+    rules: dict[str, StepRule] = {"Picard": Picard(), "Broyden": Broyden(), "Anderson(5)": Anderson(5)}
     for ax, rho in zip(axes, RADII, strict=True):
         blocks = [Block(rho, seed) for seed in range(seeds)]
         for name, rule in rules.items():
@@ -93,7 +95,7 @@ def gradient(f: Block, evals: int, how: Implicit) -> Tensor:
     """Gradient of a quadratic loss with respect to the second weight, from a state after `evals` evaluations."""
     f.outer = f.outer.detach().requires_grad_()
     z, _ = fixed_point(f, torch.zeros_like(f.b), forward=Forward(Anderson(10), evals), backward=how)
-    (grad,) = torch.autograd.grad((z - f.b).square().mean(), f.outer)
+    grad: Tensor = torch.autograd.grad((z - f.b).square().mean(), f.outer)[0]
     f.outer = f.outer.detach()
     return grad
 
@@ -141,7 +143,7 @@ def memory(ax: Axes) -> None:
         "Picard": lambda k: solve(f, z0, Picard(), max_evals=k),
     }
     for name, run in curves.items():
-        states = [peak_states(lambda k=k, run=run: run(k), z0) for k in budgets]
+        states = [peak_states(partial(run, k), z0) for k in budgets]
         ax.plot(budgets, states, color=COLOURS[name], label=name, marker=".")
     if importlib.util.find_spec("torchdeq") is not None:
         from torchdeq.solver import get_solver
@@ -149,10 +151,7 @@ def memory(ax: Axes) -> None:
         for name, key, options in (("Broyden", "broyden", {}), ("Anderson(5)", "anderson", {"m": 5})):
             solver = get_solver(key)
             extra = 1 if key == "broyden" else 0  # its Broyden makes one evaluation more than it counts
-            states = [
-                peak_states(lambda k=k - extra, s=solver, o=options: s(f, z0, max_iter=k, tol=0.0, **o), z0)
-                for k in budgets
-            ]
+            states = [peak_states(partial(solver, f, z0, max_iter=k - extra, tol=0.0, **options), z0) for k in budgets]
             ax.plot(budgets, states, ":", color=COLOURS[name], label=f"torchdeq 0.1.0, {name}")
     ax.set_xlabel("evaluations of f")
     ax.set_ylabel("peak memory of a solve, in states")

@@ -22,6 +22,8 @@ python report.py evaluations ckpt=…         AP and residual against evaluation
     evals=1,2,3,5,7,10,15,20,30 images=all root=FOLDER (as trained) out=figures
 python report.py starts ckpt=A,B,…          AP with 1 to 64 plain applications of G from three starts; the prediction
     applications=1,2,3,5,8,16,32,64 images=all root=FOLDER (as trained) out=figures
+python report.py wires RUNS                 experiment=wires: accuracy against the length of the wires; the prediction
+    applications=1,2,4,8,16,32,64 out=RUNS/figures
 python report.py gradient ckpt=… source=PHOTO   implicit gradient against the exact one, per backward and products
     vjps=1,2,3,5,7,10,15 out=figures
 python report.py spectrum run=RUN           spectral radius and residual over training
@@ -158,6 +160,33 @@ def starts(arguments: Sequence[str]) -> None:
     print(f"In {out}: starts.png, starts.json")
 
 
+def wires(arguments: Sequence[str]) -> None:
+    """wires.png and wires.json."""
+    from ifpn.predictor import load
+    from reproduce.wires import PREDICTION, draw_wires, longest_in_training, verdict, wire_accuracy
+
+    folder = Path(arguments[0] if arguments else "runs/wires").expanduser()
+    settings = read_settings(
+        arguments[1:], {"applications": "1,2,4,8,16,32,64", "out": str(folder / "figures")}, "wires RUNS"
+    )
+    numbers, out = whole_numbers(settings, "applications", 1, 1000), Path(settings["out"])
+    checkpoints = sorted(folder.glob("**/best.ckpt"))
+    if not checkpoints:
+        raise ConfigError(f"{folder} holds no best.ckpt: give the folder of python train.py experiment=wires.")
+    networks, longest = [], 0.0
+    for path in checkpoints:
+        predictor = load(path)
+        longest = longest_in_training(predictor)
+        networks.append(wire_accuracy(predictor, _data(predictor.config["data"], None), numbers))
+        print(f"{path}: {networks[-1].name}")
+    lines = [*PREDICTION, *verdict(networks, longest)]
+    print(*lines, sep="\n")
+    top = max(max(one.distances) for one in networks)
+    draw_wires(networks, [28 + i * (top + 1 - 28) / 8 for i in range(9)], longest, out / "wires.png")
+    _write(out / "wires.json", {"networks": [vars(one) for one in networks], "verdict": lines})
+    print(f"In {out}: wires.png, wires.json")
+
+
 def gradient(arguments: Sequence[str]) -> None:
     """gradient.png and gradient.json."""
     from ifpn.predictor import load
@@ -235,6 +264,7 @@ COMMANDS: dict[str, Callable[[Sequence[str]], None]] = {
     "figure5": figure5,
     "evaluations": evaluations,
     "starts": starts,
+    "wires": wires,
     "gradient": gradient,
     "spectrum": spectrum,
 }

@@ -41,21 +41,22 @@ class FromStart:
 
 @dataclass
 class Applications:
-    """In the place of a neck's solver: goes on from its state with `steps` plain applications of f.
+    """In the place of a neck's solver: goes on from its state until there were `until` plain applications of f.
 
     begin: makes the first state from f and zero.
     """
 
     begin: Callable[[FlatStep, Tensor], Tensor]
-    steps: int = 0
+    until: int = 0
+    done: int = 0
     state: Tensor | None = None
 
     def __call__(self, f: Any, z0: Tensor, *, training: bool) -> tuple[Tensor, Stats | None]:
-        """The state (N, D) after `steps` further applications; no statistics."""
+        """The state (N, D) after `until` applications; no statistics."""
         z = self.begin(f, z0) if self.state is None else self.state
-        for _ in range(self.steps):
+        for _ in range(self.until - self.done):
             z = f(z)
-        self.state = z
+        self.state, self.done = z, self.until
         return z, None
 
 
@@ -107,12 +108,12 @@ def ap_from_starts(
         }
         inputs = [image.to(predictor.device).float() / 255 for image in batch]
         reached: dict[int, Tensor] = {}
-        with _backbone_once(predictor):
+        with backbone_once(predictor):
             for start in STARTS:
                 policy = Applications(begins[start])
-                with _solver(neck, policy):
-                    for done, n in zip((0, *applications[:-1]), applications, strict=True):
-                        policy.steps = n - done
+                with solved_with(neck, policy):
+                    for n in applications:
+                        policy.until = n
                         found = predictor.detector(inputs)
                         found = [
                             {**{k: v.cpu() for k, v in d.items()}, "labels": labels[d["labels"].cpu()]} for d in found
@@ -137,6 +138,8 @@ def verdict(predictor: Predictor, found: Sequence[FromStart]) -> list[str]:
     solver, ap = body_of(predictor).neck.solver, found[0].ap
     bounded = bool(predictor.config.get("stabilise"))
     best = max(ap.values())
+    if best <= 0:
+        return ["this network finds nothing: no prediction says anything of it."]
     lost = {n: 100 * (best - value) for n, value in ap.items()}
     shown = ", ".join(f"{value:.1f} at {n}" for n, value in lost.items())
     if isinstance(solver, Unroll):
@@ -200,7 +203,8 @@ def _noise(f: FlatStep, z0: Tensor, generator: torch.Generator) -> Tensor:
 
 
 @contextmanager
-def _solver(neck: EquilibriumNeck, policy: Any) -> Iterator[None]:
+def solved_with(neck: EquilibriumNeck, policy: Any) -> Iterator[None]:
+    """`policy` in the place of the neck's solver inside the block."""
     before, neck.solver = neck.solver, policy
     try:
         yield
@@ -209,7 +213,8 @@ def _solver(neck: EquilibriumNeck, policy: Any) -> Iterator[None]:
 
 
 @contextmanager
-def _backbone_once(predictor: Predictor) -> Iterator[None]:
+def backbone_once(predictor: Predictor) -> Iterator[None]:
+    """One run of the backbone for all calls inside the block, which must be of the same images."""
     body = body_of(predictor)
     before = body.backbone
     body.backbone = Once(before)

@@ -249,7 +249,8 @@ def build(parts: list[str]) -> nbformat.NotebookNode:
         cell["id"] = f"cell-{i:02d}"  # the same text gives the same file
         cells.append(cell)
     kernel = {"name": "python3", "display_name": "Python 3", "language": "python"}
-    return nbformat.v4.new_notebook(cells=cells, metadata={"kernelspec": kernel})
+    notebook: nbformat.NotebookNode = nbformat.v4.new_notebook(cells=cells, metadata={"kernelspec": kernel})
+    return notebook
 
 
 def run(notebook: nbformat.NotebookNode, folder: Path) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import csv
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -22,7 +23,7 @@ SOFT = {BLUE: "#dce8fb", ORANGE: "#fdebdc", GREEN: "#d9f2e3"}
 
 def box(axes: Axes, x: float, y: float, width: float, text: str, color: str) -> None:
     """A rounded box with its lower left corner at (x, y), 0.62 high."""
-    look = {"facecolor": SOFT[color], "edgecolor": color, "linewidth": 1.6}
+    look: dict[str, Any] = {"facecolor": SOFT[color], "edgecolor": color, "linewidth": 1.6}
     axes.add_patch(FancyBboxPatch((x, y), width, 0.62, boxstyle="round,pad=0.02,rounding_size=0.09", **look))
     axes.text(x + width / 2, y + 0.31, text, ha="center", va="center", fontsize=11.5)
 
@@ -31,7 +32,7 @@ def arrow(
     axes: Axes, start: tuple[float, float], end: tuple[float, float], bend: float = 0.0, color: str = INK
 ) -> None:
     """An arrow between two points; `bend` is matplotlib's arc3 radius."""
-    look = {"arrowstyle": "-|>", "mutation_scale": 13, "linewidth": 1.5, "color": color}
+    look: dict[str, Any] = {"arrowstyle": "-|>", "mutation_scale": 13, "linewidth": 1.5, "color": color}
     axes.add_patch(FancyArrowPatch(start, end, connectionstyle=f"arc3,rad={bend}", shrinkA=0, shrinkB=0, **look))
 
 

@@ -20,6 +20,7 @@ from ifpn.backbones.resnet import (
     resnext101_64x4d,
     resnext152_32x8d,
 )
+from ifpn.backbones.stem import Stem
 from ifpn.errors import WeightsError
 from ifpn.layers.deform import ModulatedDeformConv2d
 
@@ -28,6 +29,7 @@ __all__ = [
     "FrozenBatchNorm2d",
     "ModulatedDeformConv2d",
     "ResNet",
+    "Stem",
     "WeightsError",
     "efficientnet_lite0",
     "efficientnet_lite1",

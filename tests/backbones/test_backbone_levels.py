@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from omegaconf import OmegaConf
 from torch import nn
 
-from ifpn.backbones import efficientnet_lite0, resnet18, resnet50, resnet101
+from ifpn.backbones import Stem, efficientnet_lite0, resnet18, resnet50, resnet101
 
 CONF = Path(__file__).parents[2] / "conf" / "backbone"
 
@@ -92,3 +92,18 @@ def test_other_depths_count_as_published() -> None:
     assert plain["resnext101_64x4d_dcn"] == 83_455_272 - 2_049_000
     # 122.4 M with the classifier of 1000 classes
     assert round((plain["resnext152_32x8d_dcn"] + 2_049_000) / 1e6, 1) == 122.4
+
+
+def test_the_stem_sees_as_far_as_it_says() -> None:
+    """The gradient of one cell, in evaluation: 7 px of the image for c2, 15 for c3."""
+    backbone = from_yaml("stem").eval()
+    image = torch.rand(1, 3, 128, 128, requires_grad=True)
+    for name, field in (("c2", 7), ("c3", 15), ("c4", 31), ("c5", 63)):
+        level = backbone(image)[name]
+        middle = level.shape[2] // 2
+        (seen,) = torch.autograd.grad(level[..., middle, middle].abs().sum(), image)
+        for axis in (2, 3):
+            columns = seen.abs().amax(dim=[d for d in range(4) if d != axis]).nonzero().flatten()
+            assert 0 < int(columns[-1] - columns[0]) + 1 <= field
+    with pytest.raises(ValueError, match="must be none"):
+        Stem(weights="imagenet")
