@@ -24,6 +24,7 @@ from ifpn.cli.quoting import quote_paths
 from ifpn.config.migration import new_key
 from ifpn.config.paths import CONF
 from ifpn.errors import NO_ROOM, ConfigError, UserError
+from ifpn.runs.folder import LOCK
 
 # For developers: tracebacks instead of sentences.
 TRACEBACK_SWITCH = "IFPN_TRACEBACK"
@@ -102,7 +103,7 @@ def remove_unused_folder() -> None:
     if any(given.startswith(("run_dir=", "hydra.run.dir=")) for given in [*overrides.task, *overrides.hydra]):
         return
     folder = Path(HydraConfig.get().runtime.output_dir)
-    if {path.name for path in folder.iterdir()} <= {"hydra"}:  # Hydra's own notes
+    if {path.name for path in folder.iterdir()} <= {"hydra", LOCK}:  # Hydra's own notes, an empty lock
         shutil.rmtree(folder, ignore_errors=True)  # the reason of the refusal must be what is told
 
 
@@ -163,8 +164,8 @@ def expand_jobs_flag(arguments: list[str]) -> list[str]:
 
 
 def choices() -> dict[str, str | None]:
-    """Which option of each group was chosen: {"neck": "implicit", ...}."""
-    return dict(HydraConfig.get().runtime.choices)
+    """Which option of each group was chosen: {"neck": "implicit", ...}; empty where Hydra did not start us."""
+    return dict(HydraConfig.get().runtime.choices) if HydraConfig.initialized() else {}
 
 
 def format_error(error: BaseException) -> str:

@@ -73,8 +73,18 @@ def compile_parts(detector: nn.Module) -> None:
         part.compile(dynamic=not isinstance(part, EfficientNetLite))
 
 
+def without_weights(cfg: DictConfig) -> DictConfig:
+    """`cfg` for a detector that is only looked at, or filled from a checkpoint: no ImageNet weights, no compiling."""
+    from ifpn.backbones.weights import FROM_CHECKPOINT
+
+    return OmegaConf.merge(cfg, {"backbone": {"weights": FROM_CHECKPOINT}, "compile": False})  # type: ignore[return-value]
+
+
 def build_list(group: DictConfig | None) -> list[Any]:
     """The objects of a group of named entries (callbacks, loggers), empty entries left out."""
+    for name, node in (group or {}).items():
+        if node and "_target_" not in node:
+            raise ConfigError(f"{name}: {node} names no class: give it a _target_, or remove the entry.")
     return [instantiate(node) for node in (group or {}).values() if node]
 
 
