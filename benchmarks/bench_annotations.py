@@ -81,6 +81,7 @@ def take_batches(root: Path, batches: int, workers: int) -> None:
 
 
 def main() -> None:
+    """Read the command line, measure, and print."""
     parser = argparse.ArgumentParser(description="ImageReading COCO-sized annotations.")
     parser.add_argument("--images", type=int, default=118_287)
     parser.add_argument("--boxes", type=int, default=860_001)

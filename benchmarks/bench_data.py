@@ -56,6 +56,7 @@ def verdict(batch_seconds: dict[int, float], step: float) -> str:
 
 
 def main() -> None:
+    """Read the command line, measure, and print."""
     parser = argparse.ArgumentParser(description="Throughput of the training loader.")
     parser.add_argument("root", type=Path)
     parser.add_argument("--batch-size", type=int, default=8)

@@ -33,14 +33,15 @@ BOXES = 8  # per image, about as many as in COCO and in the built-in data
 
 
 def configuration(detector: str, backbone: str, size: int, channels: int) -> DictConfig:
+    """Compose a detector with an FPN, without ImageNet weights."""
     overrides = [
         f"detector={detector}",
         f"backbone={backbone}",
         "backbone.weights=none",
         "neck=fpn",
-        f"neck.channels={channels}",
-        f"schedule.min_size=[{size}]",
-        f"schedule.max_size={2 * size}",
+        f"neck.out_channels={channels}",
+        f"image.min_size=[{size}]",
+        f"image.max_size={2 * size}",
         "run_dir=unused",
     ]
     with initialize_config_dir(str(CONF), version_base="1.3"):
@@ -72,6 +73,7 @@ class Contestant:
         self.seconds: list[float] = []
 
     def step(self, images: list[Tensor], targets: list[dict[str, Tensor]]) -> None:
+        """Train one batch, as a training loop would."""
         begun = time.perf_counter()
         loss = torch.stack(list(self.detector(images, targets).values())).sum()
         self.optimizer.zero_grad()
@@ -104,6 +106,7 @@ def compare(name: str, arguments: argparse.Namespace) -> tuple[float, float]:
 
 
 def main() -> None:
+    """Read the command line, measure, and print."""
     parser = argparse.ArgumentParser(description="Our training step against torchvision's.")
     parser.add_argument("detectors", nargs="*", default=[], metavar="detector", help=f"of {', '.join(NAMES)}; all")
     parser.add_argument("--backbone", default="efficientnet_lite0", help="an option of conf/backbone")

@@ -134,6 +134,7 @@ def measure(size: int, repeats: int, device: str) -> list[Row]:
 
 
 def median(values: list[float]) -> float:
+    """The upper median."""
     return sorted(values)[len(values) // 2]
 
 
@@ -156,6 +157,7 @@ def bars(rows: list[Row]) -> list[str]:
 
 
 def show(rows: list[Row], markdown: bool) -> None:
+    """Print the rows as a table."""
     edge, gap = ("| ", " | ") if markdown else ("", "  ")
     head = [f"B={BATCH}, N={rows[0].size}", "ms / iteration", "state copies", "peak states"]
     print(f"\n{edge}{head[0]:<26}{gap}{gap.join(f'{h:>14}' for h in head[1:])}{edge[::-1]}")
@@ -169,6 +171,7 @@ def show(rows: list[Row], markdown: bool) -> None:
 
 
 def main() -> None:
+    """Read the command line, measure, and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--size", type=int, nargs="+", default=[87_000, 1_430_000, 5_730_000], help="N per sample")
     parser.add_argument("--repeats", type=int, default=5)

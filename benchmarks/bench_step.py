@@ -1,8 +1,8 @@
-"""A training step and an inference of the whole detector: `neck=implicit` against `neck=fpn`, interleaved.
+r"""A training step and an inference of the whole detector: `neck=implicit` against `neck=fpn`, interleaved.
 
     python -m benchmarks.bench_step            # the quick schedule's network and image size, minutes on one core
     python -m benchmarks.bench_step --device cuda --precision bf16 --height 800 --width 1333 \\
-        backbone=resnet50 schedule=1x
+        backbone=resnet50 recipe=paper
     python -m benchmarks.bench_step --case "neck=fpn" --case "solver=fast" --case "solver=fast neck.compile=true"
 
 All cases live in one process and take turns, so a slow moment of the machine hits all alike; the table shows
@@ -96,6 +96,8 @@ class SolverClock:
         self.inside = self.given = 0.0
 
     def around(self, solver: Callable[..., Any]) -> Callable[..., Any]:
+        """Wrap a solver so that the time inside the function it is given is counted apart."""
+
         def timed(function: Callable[[Tensor], Tensor], *args: Any, **kwargs: Any) -> Any:
             def call(z: Tensor) -> Tensor:
                 out: list[Tensor] = []
@@ -150,7 +152,6 @@ def peak_now(device: str) -> float:
 
 def peak_here(overrides: list[str], options: argparse.Namespace) -> Peak:
     """Peak memory of one case in this process, which must be fresh."""
-
     before = peak_now(options.device)
     case = Case(overrides, options)
     case.infer()
@@ -193,8 +194,9 @@ def table(names: list[str], options: argparse.Namespace) -> str:
 
 
 def main() -> None:
+    """Read the command line, measure, and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("overrides", nargs="*", help="of all cases, as for train.py: backbone=resnet50 schedule=1x")
+    parser.add_argument("overrides", nargs="*", help="of all cases, as for train.py: backbone=resnet50 recipe=paper")
     parser.add_argument("--case", action="append", dest="cases", help="overrides of one case; the first is the unit")
     parser.add_argument("--batch", type=int, default=2)
     parser.add_argument("--height", type=int, default=256)

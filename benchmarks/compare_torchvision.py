@@ -1,10 +1,10 @@
 """Train torchvision's own detector with its own FPN under exactly our conditions, for a fair comparison.
 
-    python -m benchmarks.compare_torchvision detector=fcos data=coco data.root=FOLDER neck.channels=128
+    python -m benchmarks.compare_torchvision detector=fcos data=coco data.root=FOLDER neck.out_channels=128
 
 Takes the arguments of train.py. Data, augmentation, image size, optimiser, schedule, seed, evaluation and backbone are
 those of the composed configuration; detector=fcos|retina|faster_rcnn picks torchvision's FCOS, RetinaNet or FasterRCNN
-with torchvision's FeaturePyramidNetwork of `neck.channels` channels. Solver and csc are not used.
+with torchvision's FeaturePyramidNetwork of `neck.out_channels` channels. Solver and csc are not used.
 """
 
 from __future__ import annotations
@@ -34,6 +34,7 @@ class BackboneWithFPN(nn.Module):
         self.fpn = FeaturePyramidNetwork([backbone.levels[name][0] for name in levels], channels, extra)
 
     def forward(self, images: Tensor) -> OrderedDict[str, Tensor]:
+        """Levels by name, finest first."""
         features = self.backbone(images)
         pyramid = self.fpn(OrderedDict((str(i), features[name]) for i, name in enumerate(self.levels)))
         return OrderedDict((str(i), level) for i, level in enumerate(pyramid.values()))
@@ -47,6 +48,7 @@ class Relabelled(nn.Module):
         self.detector, self.shift = detector, shift
 
     def forward(self, images: list[Tensor], targets: list[dict[str, Tensor]] | None = None):  # type: ignore[no-untyped-def]
+        """Losses in training, detections with labels 0..K-1 otherwise."""
         if self.training:
             assert targets is not None
             return self.detector(images, [{"boxes": t["boxes"], "labels": t["labels"] + self.shift} for t in targets])
@@ -54,15 +56,16 @@ class Relabelled(nn.Module):
 
 
 def build_peer(cfg: DictConfig, num_classes: int) -> nn.Module:
+    """Torchvision's detector for the configuration, with labels as ours."""
     name = cfg.detector._target_.rsplit(".", 1)[-1]
     if name not in ("FCOS", "RetinaNet", "FasterRCNN"):
         raise ConfigError(f"torchvision has no {name}: choose detector=fcos, retina or faster_rcnn.")
     backbone, two_stage = instantiate(cfg.backbone), name == "FasterRCNN"
     levels = ["c2", "c3", "c4", "c5"] if two_stage else ["c3", "c4", "c5"]
-    body = BackboneWithFPN(backbone, levels, cfg.neck.channels, two_stage)
+    body = BackboneWithFPN(backbone, levels, cfg.neck.out_channels, two_stage)
     shared = {
-        "min_size": tuple(cfg.schedule.min_size),
-        "max_size": cfg.schedule.max_size,
+        "min_size": tuple(cfg.image.min_size),
+        "max_size": cfg.image.max_size,
         "image_mean": list(backbone.image_mean),
         "image_std": list(backbone.image_std),
     }
@@ -78,6 +81,7 @@ def build_peer(cfg: DictConfig, num_classes: int) -> nn.Module:
 
 @command(config_name="train")
 def main(cfg: DictConfig) -> None:
+    """Train it with the composed configuration."""
     from ifpn.cli.train import train
 
     train(cfg, build_peer)

@@ -112,6 +112,7 @@ def fuzz_all(folder: Path, copies: int, seed: int) -> dict[str, Counter[str]]:
 
 
 def main() -> None:
+    """Read the command line, damage files, and print what reading them does."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--copies", type=int, default=20_000)
     parser.add_argument("--seed", type=int, default=0)

@@ -63,6 +63,7 @@ class Block:
         self._scale_to(rho)
 
     def __call__(self, z: Tensor) -> Tensor:
+        """Apply the map to states (1, C, H, W)."""
         return conv2d(torch.relu(conv2d(z + self.b, self.inner, padding=1)), self.outer, padding=1)
 
     def _scale_to(self, rho: float) -> None:
@@ -160,6 +161,7 @@ def memory(ax: Axes) -> None:
 
 
 def save(figure: plt.Figure, path: Path) -> None:
+    """Write a figure and print where."""
     figure.tight_layout()
     figure.savefig(path, dpi=110)
     plt.close(figure)
@@ -167,6 +169,7 @@ def save(figure: plt.Figure, path: Path) -> None:
 
 
 def main() -> None:
+    """Read the command line and draw."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path("docs/images"))
     parser.add_argument("--seeds", type=int, default=3)

@@ -2,7 +2,7 @@
 
 python -m benchmarks.resume_trial                                   # 20 kills x {0, 2} workers x {1, 2} processes
 python -m benchmarks.resume_trial --kills 5 --workers 0 --ranks 1   # a part of it
-python -m benchmarks.resume_trial --folder runs/trial -- detector=retina neck.channels=64
+python -m benchmarks.resume_trial --folder runs/trial -- detector=retina neck.out_channels=64
 
 Every life is `python train.py …`, killed with SIGKILL (all its processes at one stroke) between the start of the
 training and its end, then the same command with `ckpt=last`. Compared are the SHA-256 of the final weights, optimiser
@@ -41,13 +41,13 @@ SETTINGS = (
     "data.generate.num_val=2",
     "backbone.weights=none",
     "backbone.frozen_stages=5",
-    "neck.channels=16",
+    "neck.out_channels=16",
     "neck.dropout=0.1",
     "detector.num_convs=1",
     "solver.train_evals=4",
     "solver.backward.max_vjps=3",
-    "schedule.min_size=[32,64]",
-    "schedule.max_size=96",
+    "image.min_size=[32,64]",
+    "image.max_size=96",
     "schedule.max_epochs=2",
     "callbacks.last.every_n_steps=2",
     "trainer.log_every_n_steps=1",
@@ -60,12 +60,15 @@ PATIENCE = 600.0  # seconds that a life may take; it takes three
 
 @dataclass(frozen=True)
 class Setting:
+    """Loader workers and processes of a run."""
+
     workers: int
     ranks: int
 
     def overrides(self) -> list[str]:
+        """The setting on the command line; the total batch is 2."""
         devices = ["trainer=ddp", f"trainer.devices={self.ranks}"] if self.ranks > 1 else []
-        return [f"data.workers={self.workers}", *devices, f"schedule.batch_size={2 // self.ranks}"]
+        return [f"data.workers={self.workers}", *devices, f"data.batch_size={2 // self.ranks}"]
 
 
 class Life:
@@ -85,6 +88,7 @@ class Life:
             self.processes.append(process)
 
     def over(self) -> bool:
+        """Whether a process of the run has ended."""
         return any(p.exitcode is not None for p in self.processes)
 
     def wait_for_training(self) -> float:
@@ -99,11 +103,13 @@ class Life:
         return time.monotonic()
 
     def kill(self) -> None:
+        """SIGKILL to the whole process group."""
         os.killpg(int(self.processes[0].pid or 0), signal.SIGKILL)
         for process in self.processes:
             process.join()
 
     def finish(self) -> None:
+        """Wait for the end of a run that nobody kills."""
         for process in self.processes:
             process.join(PATIENCE)
         if any(p.exitcode != 0 for p in self.processes):
@@ -187,6 +193,7 @@ def trial(setting: Setting, kills: int, folder: Path, more: list[str], draw: ran
 
 
 def main() -> None:
+    """Read the command line, kill and resume, and print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=20, help="per setting")
     parser.add_argument("--workers", type=int, nargs="+", default=[0, 2])

@@ -227,14 +227,19 @@ def _checked_size(value: int | None) -> int | None:
 
 
 def load(
-    path: str | Path, device: str | torch.device = "auto", *, score_threshold: float = 0.0, size: int | None = None
+    path: str | Path,
+    device: str | torch.device = "auto",
+    *,
+    score_threshold: float | None = None,
+    size: int | None = None,
 ) -> Predictor:
     """Load a checkpoint that a run wrote, ready to predict. Loading never executes code from the file.
 
     Args:
         path: a .ckpt file, or the folder `export` of a run (or its model.safetensors).
         device: `auto` takes a GPU if there is one.
-        score_threshold: detections below are left out.
+        score_threshold: detections below are left out. None: the score at which the last validation had the highest
+            F1, if the file knows it, else 0.
         size: shorter side in pixels that images are resized to; None: as trained.
 
     Raises:
@@ -242,8 +247,9 @@ def load(
     """
     checkpoint = read_trained(path)
     metadata, detector = checkpoint["ifpn"], restore_detector(checkpoint, path)
+    threshold = (metadata.get("score_threshold") or 0.0) if score_threshold is None else score_threshold
     names, ids, config = metadata["class_names"], metadata["category_ids"], metadata["config"]
-    return Predictor(detector, names, ids, config, pick_device(device), score_threshold, size)
+    return Predictor(detector, names, ids, config, pick_device(device), threshold, size)
 
 
 def pick_device(device: str | torch.device) -> torch.device:

@@ -63,7 +63,7 @@ def costs(runs: Sequence[Run]) -> list[Cost]:
 
 def devices(run: Run) -> int:
     """Devices that shared a step."""
-    per_device = int(run.config["schedule"]["batch_size"]) * int(run.config["trainer"]["accumulate_grad_batches"])
+    per_device = int(run.config["data"]["batch_size"]) * int(run.config["trainer"]["accumulate_grad_batches"])
     return max(1, run.batch // per_device)
 
 

@@ -41,12 +41,12 @@ def _composed(experiment: str, overrides: tuple[str, ...]) -> str:
 
 
 def comparable(config: Mapping[str, Any]) -> dict[str, object]:
-    """The leaves of a configuration that decide what a run computes: {"neck.channels": 256, ...}."""
+    """The leaves of a configuration that decide what a run computes: {"neck.out_channels": 256, ...}."""
     kept = {key: value for key, value in config.items() if key not in _NOT_COMPARED}
     kept["data"] = {k: v for k, v in config["data"].items() if k in _DATA}
     kept["trainer"] = {k: v for k, v in config.get("trainer", {}).items() if k in _TRAINER}
     # The number of devices decides it; what counts is the number of images seen.
-    kept["schedule"] = {k: v for k, v in config["schedule"].items() if k not in ("batch_size", "val_every")}
+    kept["schedule"] = {k: v for k, v in config["schedule"].items() if k != "val_every"}
     return dict(_leaves(_with_defaults(kept), ""))
 
 
@@ -83,10 +83,10 @@ def deviations(run: Run, table: Table, row: Row) -> list[str]:
         words.append(f"val2017, not {table.evaluated_on}")
     if any(k.startswith("backbone.") for k in keys):
         words.append(_backbone(found["backbone"], wanted["backbone"], keys))
-    words += _schedule(run, wanted["schedule"], [k for k in keys if k.startswith("schedule.")])
+    words += _schedule(run, wanted, [k for k in keys if k.startswith(("schedule.", "image."))])
     if any(k.startswith("neck.solver.") for k in keys):
         words.append(f"solver {solver_words(found['neck'].get('solver'))}")
-    told = ("backbone.", "schedule.", "neck.solver.")
+    told = ("backbone.", "schedule.", "image.", "neck.solver.")
     return words + [f"{k}={_shown(b.get(k))}" for k in keys if not k.startswith(told)]
 
 
@@ -96,7 +96,7 @@ def variant(run: Run) -> str:
 
 
 def telling_apart(runs: Sequence[Run]) -> list[list[str]]:
-    """Per run the settings, as "schedule.max_size=384", in which the runs differ; nothing for one run."""
+    """Per run the settings, as "image.max_size=384", in which the runs differ; nothing for one run."""
     configs = [comparable(run.config) for run in runs]
     keys = sorted(k for k in set().union(*configs) if len({repr(c.get(k)) for c in configs}) > 1)
     return [[f"{k}={_shown(c[k])}" for k in keys if k in c] for c in configs]
@@ -134,15 +134,16 @@ def solver_words(solver: object) -> str:
 
 
 def _schedule(run: Run, wanted: Mapping[str, Any], keys: list[str]) -> list[str]:
-    found = run.config["schedule"]
-    expected = (wanted["max_steps"] or 0) * wanted["base_batch_size"]
+    found, papers = run.config["schedule"], wanted["schedule"]
+    image = run.config["image"]
+    expected = (papers["max_steps"] or 0) * papers["base_batch_size"]
     # Rounding a stretched schedule may lose a step or two.
-    if abs(run.images - expected) > expected / 1000 or found["min_size"] != wanted["min_size"]:
-        sizes = "/".join(map(str, found["min_size"]))
+    if abs(run.images - expected) > expected / 1000 or image["min_size"] != wanted["image"]["min_size"]:
+        sizes = "/".join(map(str, image["min_size"]))
         epochs = f"{found['max_epochs']} epochs, " if found.get("max_epochs") else ""
         optimizer = _name(found["optimizer"])
-        name = f"{optimizer} at " if optimizer != _name(wanted["optimizer"]) else "a rate of "
-        sizes += f" to {found['max_size']}" if found["max_size"] != wanted["max_size"] else ""
+        name = f"{optimizer} at " if optimizer != _name(papers["optimizer"]) else "a rate of "
+        sizes += f" to {image['max_size']}" if image["max_size"] != wanted["image"]["max_size"] else ""
         rate = f"{name}{found['optimizer']['lr']:g}"
         return [f"{epochs}{run.steps} steps of {run.batch} images at {sizes} px, {rate}"]
     leaves = comparable(run.config)

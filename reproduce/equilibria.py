@@ -72,7 +72,7 @@ def ap_by_evaluations(
 
 @torch.no_grad()
 def _at_budget(predictor: Predictor, data: DetectionData, labels: Tensor, evals: int, images: int | None) -> AtBudget:
-    evaluator = CocoEvaluator(data.val_ground_truth(), data.category_ids)
+    evaluator = CocoEvaluator(data.val_dataset.annotations, data.category_ids, max_detections=data.max_detections)
     residual: list[float] = []
     for batch, targets in data.val_dataloader():
         detections = predictor.detector([image.to(predictor.device).float() / 255 for image in batch])

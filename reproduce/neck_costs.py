@@ -64,11 +64,10 @@ def _print_table(height: int, width: int, channels: int) -> None:
 def _print_neck(options: argparse.Namespace) -> None:
     config = OmegaConf.create(
         {group: OmegaConf.load(CONF / group / f"{name}.yaml") for group, name in _groups(options).items()}
-        | {"stabilise": False}  # as train.yaml without a schedule
+        | {"stabilise": False}  # as in the paper's recipes
     )
     config.merge_with_dotlist(options.overrides)
-    channels = options.channels or config.neck.pop("channels")
-    config.neck.pop("channels", None)
+    channels = options.channels or config.neck.out_channels
     make: Any = instantiate(config.neck)
     sizes = level_sizes(options.height, options.width, tuple(options.strides))
     built: list[Neck] = []

@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from ifpn.data import DetectionData
 from ifpn.errors import ConfigError
 from ifpn.evaluation import CocoEvaluator, match_classes
-from ifpn.necks.implicit import EquilibriumNeck, FlatStep
+from ifpn.necks.implicit import EquilibriumNeck
+from ifpn.necks.pyramid_layout import FlatStep
 from ifpn.plots.style import BLUE, FAINT, GREEN, ORANGE, figure
 from ifpn.predictor import Predictor
 from ifpn.solvers import Stats, Unroll
@@ -96,7 +97,9 @@ def ap_from_starts(
     if not isinstance(neck, EquilibriumNeck):
         raise ConfigError(f"this checkpoint's neck ({neck_name(predictor)}) iterates nothing: give an implicit one.")
     labels = match_classes(predictor.class_names, data.class_names)
-    scores = {(s, n): CocoEvaluator(data.val_ground_truth(), data.category_ids) for s in STARTS for n in applications}
+    scores = {
+        (s, n): CocoEvaluator(data.val_dataset.annotations, data.category_ids) for s in STARTS for n in applications
+    }
     apart: dict[tuple[str, int], list[float]] = {key: [] for key in scores}
     own = neck.solver
     for number, (batch, ids) in enumerate(_batches(data, images)):

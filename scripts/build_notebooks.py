@@ -91,11 +91,11 @@ TRAIN = [
     "md",
     """# Train, and look
 
-`python train.py detector=atss` on the built-in data: about five minutes on two CPU cores. `SETTINGS` makes it
-another training, for instance a smaller one: `"data.generate.num_train=48"`, `"schedule.min_size=[128]"`.""",
+`python train.py recipe=quick detector=atss` on the built-in data: about five minutes on two CPU cores. `SETTINGS` makes
+it another training, for instance a smaller one: `"data.generate.num_train=48"`, `"image.min_size=[128]"`.""",
     "parameters",
     """RUN = "runs/notebook"
-SETTINGS = ["detector=atss", "callbacks.solver_monitor.spectral_every=20"]  # the latter for notebook 03""",
+SETTINGS = ["recipe=quick", "detector=atss", "callbacks.solver_monitor.spectral_every=20"]  # for notebook 03""",
     "code",
     """import os
 import shutil

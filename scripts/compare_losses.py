@@ -34,7 +34,7 @@ def conditions(folder: Path) -> dict[str, object]:
         result: dict[str, Any] = json.loads(file.read_text())
         config = migrate(result["config"])
         leaves = comparable(config)
-        kept = {k: v for k, v in leaves.items() if k.startswith(("detector.", "schedule.", "data."))}
+        kept = {k: v for k, v in leaves.items() if k.startswith(("detector.", "schedule.", "image.", "data."))}
         root = config["data"].get("root")
         return {"seed": result["seed"], "batch": result["batch"], "data.root": root and Path(root).name, **kept}
     except (OSError, ValueError, KeyError) as error:
@@ -81,6 +81,7 @@ def table(found: Mapping[str, Iterable[tuple[int, float]]], every: int) -> str:
 
 
 def main() -> None:
+    """Read the command line and print the comparison."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("reference", type=Path, help="folder of the run that the others are compared with")
     parser.add_argument("runs", type=Path, nargs="+", help="folders of the other runs")

@@ -14,12 +14,12 @@ import argparse
 import sys
 from pathlib import Path
 
-from ifpn.data import DefectPolicy, load_annotations
 from ifpn.errors import UserError
 from ifpn.evaluation import GroundTruth, ScoredMatches, paired_bootstrap, read_predictions
 
 
 def main() -> None:
+    """Read the command line and print the differences."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("annotations", type=Path)
     parser.add_argument("a", type=Path, help="predictions of one detector, in COCO's format")
@@ -28,7 +28,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0, help="of the draws")
     args = parser.parse_args()
     try:
-        truth = GroundTruth.load(load_annotations(args.annotations, policy=DefectPolicy()).to_coco())
+        truth = GroundTruth.load(args.annotations)
         a, b = (ScoredMatches(truth, read_predictions(file, truth)) for file in (args.a, args.b))
         found = paired_bootstrap(a, b, args.resamples, args.seed)
     except (UserError, ValueError) as error:

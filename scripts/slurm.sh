@@ -3,7 +3,7 @@
 # goes on where it was, bit for bit.
 #
 # one training, 2 nodes of 8 GPUs:
-#   sbatch --nodes=2 --ntasks-per-node=8 --gpus-per-node=8 scripts/slurm.sh data=coco data.root=/data/coco schedule=1x
+#   sbatch --nodes=2 --ntasks-per-node=8 --gpus-per-node=8 scripts/slurm.sh data=coco data.root=/data/coco recipe=paper
 # rows of a sweep, one line of overrides each, eight at a time:
 #   printf '%s\n' csc=bifpn csc=nasfpn 'csc=dense seed=1' > rows.txt
 #   sbatch --array=1-3%8 --gpus-per-node=1 --export=ALL,ROWS=rows.txt scripts/slurm.sh data=coco data.root=/data/coco

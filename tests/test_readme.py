@@ -36,7 +36,7 @@ def test_the_training_commands_compose(arguments: list[str]) -> None:
 
 
 def test_every_relative_link_leads_somewhere() -> None:
-    pages = [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]
+    pages = [ROOT / "README.md"]  # test_docs.py has the others
     for page in pages:
         for target in re.findall(r"\]\(([^)#\s]+)\)", page.read_text()):
             if "://" not in target:

@@ -24,7 +24,7 @@ THREE_STEPS = [
     "schedule.max_epochs=null",
     "schedule.max_steps=3",
     "trainer=cpu",
-    "callbacks.run_report.samples=1",
+    "callbacks.pictures.samples=1",
 ]
 NO_TORCH = """
 import sys

@@ -26,11 +26,13 @@ class JobLauncher(Launcher):
         self.jobs = jobs
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
+        """Keep what Hydra hands over before the launch."""
         self.config = config
         self.hydra_context = hydra_context
         self.task_function = task_function
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
+        """Run the jobs of a sweep; raises `SweepError` if some failed."""
         setup_globals()
         folder = Path(str(self.config.hydra.sweep.dir)).absolute()
         jobs = [self._job(initial_job_idx + i, list(o), folder) for i, o in enumerate(job_overrides)]

@@ -65,7 +65,7 @@ def main(arguments: Sequence[str]) -> int:
 def _check(options: argparse.Namespace, augment: Augment) -> tuple[list[SplitReport], list[str], bool]:
     """The reports of the splits that can be read, remarks on the whole, and whether a split cannot be read."""
     from ifpn.data import DataError, ImageReading
-    from ifpn.data.check import check_split
+    from ifpn.data.check import check_split, split_remarks
     from ifpn.plots.dataset import draw_page
 
     reports: list[SplitReport] = []
@@ -88,19 +88,7 @@ def _check(options: argparse.Namespace, augment: Augment) -> tuple[list[SplitRep
         sets.append(data)
         draw_page(data, augment, options.out / f"{split}.png", count=options.pictures, seed=0)
     failed = bool(remarks)
-    return reports, remarks + _in_both(sets), failed
-
-
-def _in_both(sets: Sequence[CocoDataset]) -> list[str]:
-    """A remark if images of one folder are in both splits."""
-    from ifpn.data.check import shared_files
-
-    if len(sets) < 2 or sets[0].folder.resolve() != sets[1].folder.resolve():
-        return []
-    shared = shared_files(sets[0].annotations, sets[1].annotations)
-    if not shared:
-        return []
-    return [f"{len(shared)} images are in both splits, e.g. {shared[0]!r}: validation is not independent"]
+    return reports, remarks + (split_remarks(*sets) if len(sets) == 2 else []), failed
 
 
 def _augment_defaults() -> dict[str, Any]:

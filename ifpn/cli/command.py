@@ -2,33 +2,31 @@
 
 from __future__ import annotations
 
-import difflib
 import os
 import shutil
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import hydra
 import hydra._internal.hydra
 from hydra._internal.callbacks import Callbacks
 from hydra.core.hydra_config import HydraConfig
-from hydra.errors import HydraException, InstantiationException, MissingConfigException
+from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from ifpn.cli.quoting import quote_paths
-from ifpn.config.migration import new_key
+from ifpn.cli.messages import format_error
+from ifpn.cli.quoting import expand_seeds, quote_paths
 from ifpn.config.paths import CONF
-from ifpn.errors import NO_ROOM, ConfigError, UserError
+from ifpn.errors import ConfigError, UserError
 from ifpn.runs.folder import LOCK
 
 # For developers: tracebacks instead of sentences.
 TRACEBACK_SWITCH = "IFPN_TRACEBACK"
-# Told in a sentence; anything else is a defect of ours and shows where it happened.
+# Reported as a message with exit status 2. Everything else is a bug and keeps its traceback.
 USER_ERRORS = (HydraException, OmegaConfBaseException, UserError, OSError)
 
 
@@ -58,7 +56,7 @@ def command(config_name: str) -> Callable[[Callable[[DictConfig], None]], Callab
             os.environ["HYDRA_FULL_ERROR"] = "1"
             setattr(hydra._internal.hydra, "Callbacks", CheckedCallbacks)  # noqa: B010  # not exported, so mypy cannot know it
             with reporting_user_errors():
-                sys.argv[1:] = quote_paths(expand_jobs_flag(sys.argv[1:]))
+                sys.argv[1:] = quote_paths(expand_seeds(expand_jobs_flag(sys.argv[1:])))
                 composed()
                 if failed:
                     raise failed[0]
@@ -76,7 +74,7 @@ def reporting_user_errors() -> Iterator[None]:
     except USER_ERRORS as error:
         if os.environ.get(TRACEBACK_SWITCH) == "1":
             raise
-        print(f"error: {format_error(error)}", file=sys.stderr)
+        print(f"error: {format_error(error, sys.argv[1:])}", file=sys.stderr)
         sys.exit(2)
 
 
@@ -164,53 +162,10 @@ def expand_jobs_flag(arguments: list[str]) -> list[str]:
 
 
 def choices() -> dict[str, str | None]:
-    """Which option of each group was chosen: {"neck": "implicit", ...}; empty where Hydra did not start us."""
+    """Which option of each group was chosen: {"neck": "implicit", ...}; nothing outside a command."""
     return dict(HydraConfig.get().runtime.choices) if HydraConfig.initialized() else {}
 
 
-def format_error(error: BaseException) -> str:
-    """An error of Hydra, OmegaConf or ours in one short paragraph that names what is allowed."""
-    if isinstance(error, UserError):
-        return str(error)
-    if isinstance(error, MissingConfigException):  # an OSError too
-        return _missing_option(error)
-    if isinstance(error, OSError):
-        remedy = "free some space" if error.errno in NO_ROOM else "make it readable and writable, or name another place"
-        return f"{error.filename or 'a file of the run'}: {error.strerror or error}. What to do: {remedy}."
-    cause = error.__cause__ if isinstance(error.__cause__, OmegaConfBaseException) else error
-    if isinstance(cause, OmegaConfBaseException) and "is not in struct" in str(cause):
-        return _unknown_key(cause)
-    if isinstance(error, InstantiationException) and error.__cause__ is not None:
-        return f"{error.__cause__} (while building {_last_line(error)})"
-    return " ".join(str(error).split())
-
-
-def _missing_option(error: MissingConfigException) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    options = [line for line in (error.options or []) if line] if error.options else []
-    wanted = error.missing_cfg_file or ""
-    group, _, name = wanted.rpartition("/")
-    close = difflib.get_close_matches(name, options, n=1)
-    hint = f" Did you mean {group}={close[0]}?" if close else ""
-    if not options:
-        return " ".join(lines)
-    return f"{group}={name} does not exist. Allowed: {', '.join(sorted(options))}.{hint}"
-
-
-def _unknown_key(cause: OmegaConfBaseException) -> str:
-    full_key = str(getattr(cause, "full_key", "") or "")
-    moved = new_key(full_key)
-    if moved is not None:
-        return f"{full_key} is now {moved}."
-    parent_path, _, key = full_key.rpartition(".")
-    parent: Any = getattr(cause, "parent_node", None)
-    allowed = [str(k) for k in parent if not str(k).startswith("_")] if isinstance(parent, DictConfig) else []
-    close = difflib.get_close_matches(key, allowed, n=1)
-    hint = f" Did you mean {close[0]}?" if close else ""
-    where = f"'{parent_path}'" if parent_path else "the configuration"
-    return f"{full_key} does not exist. {where} has: {', '.join(allowed)}.{hint}"
-
-
-def _last_line(error: BaseException) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[-1].removeprefix("full_key: ") if lines else type(error).__name__
+def typed(group: str) -> bool:
+    """Whether the option of a group was chosen on the command line."""
+    return HydraConfig.initialized() and any(o.startswith(f"{group}=") for o in HydraConfig.get().overrides.task)

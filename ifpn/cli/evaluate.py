@@ -47,14 +47,14 @@ def evaluate(cfg: DictConfig) -> CocoResult | None:
         if cfg.get("data") is None:
             raise ConfigError("predictions=… needs the data set they belong to: data=coco data.root=FOLDER.")
         data, _ = _data(cfg.data, None)
-        evaluator = CocoEvaluator(data.val_ground_truth(), data.category_ids)
+        evaluator = CocoEvaluator(data.val_dataset.annotations, data.category_ids, max_detections=data.max_detections)
         evaluator.update_records(read_predictions(Path(cfg.predictions), evaluator))
     else:
         predictor = load(cfg.ckpt, cfg.device)
         if cfg.test_evals is not None:
             set_test_evals(predictor, cfg.test_evals)
         data, labels = _data(_asked_or_trained_on(cfg, predictor), predictor)
-        evaluator = CocoEvaluator(data.val_ground_truth(), data.category_ids)
+        evaluator = CocoEvaluator(data.val_dataset.annotations, data.category_ids, max_detections=data.max_detections)
         _detect(predictor, data, evaluator, labels, console)
     _say_what_was_found(evaluator, console)
     write_predictions(evaluator.predictions(), out / "predictions.json")
@@ -101,10 +101,9 @@ def _report(
 def _asked_or_trained_on(cfg: DictConfig, predictor: Predictor) -> DictConfig:
     """The data set that was asked for, or else the one the checkpoint was trained on."""
     if cfg.get("data") is not None:
-        asked: DictConfig = cfg.data
-        return asked
+        return OmegaConf.create({**cfg.data, "batch_size": cfg.batch_size})
     stored = check_stored_data(predictor.config.get("data"))
-    return OmegaConf.create({**stored, "batch_size": cfg.schedule.batch_size})
+    return OmegaConf.create({**stored, "batch_size": cfg.batch_size})
 
 
 def _data(node: DictConfig, predictor: Predictor | None) -> tuple[DetectionData, torch.Tensor]:

@@ -35,6 +35,7 @@ def predict(cfg: DictConfig) -> None:
         names = picture_names([sources.name(file) for file in sources.files])
         _spare_images(sources.files, [out / name for name in names])
         predictor = load(cfg.ckpt, cfg.device, size=cfg.size)
+        shown = (predictor.score_threshold or 0.3) if cfg.score_threshold is None else cfg.score_threshold
         found, refused = [], []
         for number, file in enumerate(track(sources.files, "predicting", console=console, transient=True), start=1):
             try:
@@ -47,17 +48,17 @@ def predict(cfg: DictConfig) -> None:
                 continue
             found.append((number, sources.name(file), detections))
             (out / names[number - 1]).parent.mkdir(parents=True, exist_ok=True)
-            detections.draw(cfg.score_threshold).save(out / names[number - 1], quality=92)
+            detections.draw(shown).save(out / names[number - 1], quality=92)
     if not found:
         raise BadImage(f"source={cfg.source}: none of {len(refused)} image files could be read, e.g. {refused[0]}")
     out.mkdir(parents=True, exist_ok=True)
     (out / "predictions.json").write_text(json.dumps(coco_content(predictor, found)) + "\n")
     if sources.note:
         console.print(printable(sources.note), markup=False, soft_wrap=True)
-    drawn = sum(int((detections.scores >= cfg.score_threshold).sum()) for *_, detections in found)
+    drawn = sum(int((detections.scores >= shown).sum()) for *_, detections in found)
     skipped = f" ({len(refused)} skipped)" if refused else ""
     console.print(
-        f"{len(found)} images{skipped}, {drawn} boxes with a score of at least {cfg.score_threshold:g} drawn; "
+        f"{len(found)} images{skipped}, {drawn} boxes with a score of at least {shown:.3g} drawn; "
         f"pictures and predictions.json in {printable(out)}",
         markup=False,
         soft_wrap=True,
@@ -71,7 +72,7 @@ def detect(predictor: Predictor, file: Path) -> Detections:
         BadImage: it cannot be decoded, or the detector cannot work on it (too large for the memory, say).
     """
     try:
-        return predictor(file)
+        return predictor(file, score_threshold=0.0)  # the file of predictions holds every box
     except OSError as error:  # a link that leads round in a circle
         raise BadImage(f"{file} cannot be read: {error.strerror or error}") from error
     except RuntimeError as error:

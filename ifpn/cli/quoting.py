@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+from ifpn.errors import ConfigError
+
 # Settings that hold a path. Hydra's grammar would read `~`, `(`, `,` or a space in them as syntax.
 PATHS = frozenset(
     {"ckpt", "init", "source", "predictions", "runs", "run_dir", "backbone.weights", "data.root"}
@@ -39,3 +41,23 @@ def _quoted(argument: str) -> str:
     # An interpolation inside quotes would still be one.
     value = value.replace("${", r"\${")
     return f'{key}="{value}"'
+
+
+def expand_seeds(arguments: list[str]) -> list[str]:
+    """`seeds=3` of a sweep becomes `seed=0,1,2`.
+
+    Raises:
+        ConfigError: `seeds` without a whole number from 1 to 1000, beside `seed`, or without `-m`.
+    """
+    given = [a for a in arguments if a.startswith("seeds=")]
+    if not given:
+        return arguments
+    number = given[-1].partition("=")[2]
+    if not (number.isascii() and number.isdigit() and 1 <= int(number) <= 1000):
+        raise ConfigError(f"seeds={number}: must be a whole number from 1 to 1000, the number of seeds of a sweep.")
+    if any(a.startswith("seed=") for a in arguments):
+        raise ConfigError(f"seeds={number}: cannot stand beside seed=…; seeds=3 is seed=0,1,2.")
+    if {"-m", "--multirun"}.isdisjoint(arguments) and not any(a.startswith("experiment=") for a in arguments):
+        raise ConfigError(f"seeds={number}: is of a sweep: add -m, or give one seed=…")
+    numbers = ",".join(map(str, range(int(number))))
+    return [*(a for a in arguments if not a.startswith("seeds=")), f"seed={numbers}"]

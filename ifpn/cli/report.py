@@ -134,7 +134,7 @@ def _truth(rows: Sequence[Row], console: Console) -> GroundTruth | None:
         data = instantiate({**nodes[0], "check": False})
         data.use_validation_categories()
         data.setup("validate")
-        truth: GroundTruth = data.val_ground_truth()
+        truth = GroundTruth.load(data.val_dataset.annotations)
     except (UserError, OSError) as error:
         console.print(f"No interval over images: {error}", soft_wrap=True)
         return None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import io
 import statistics
 from collections.abc import Sequence
@@ -124,15 +125,16 @@ def _interval(ends: tuple[float, float] | None) -> str:
 
 
 def _runs(rows: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
-    """Every run by itself, so that the table can be checked without the runs."""
-    heads = ["row", "seed", *METRICS, "steps", "batch", "seconds_per_step", "peak_memory_mib", "config_hash", "commit"]
+    """Every run by itself, with the digest of its result.json: the table can be checked without the runs."""
+    names = ("steps", "batch", "seconds_per_step", "peak_memory_mib", "config_hash", "commit")
     cells = []
     for row in rows:
         for run in row.runs:
             numbers = ["" if (v := run.value(metric)) is None else f"{v:.4f}" for metric in METRICS]
-            names = ("steps", "batch", "seconds_per_step", "peak_memory_mib", "config_hash", "commit")
-            cells.append([row.name, str(run.seed), *numbers, *(str(run.content.get(n, "")) for n in names)])
-    return heads, cells
+            digest = hashlib.sha256((run.folder / "result.json").read_bytes()).hexdigest()
+            told = (run.content.get(name) for name in names)
+            cells.append([row.name, str(run.seed), *numbers, *("" if v is None else str(v) for v in told), digest])
+    return ["row", "seed", *METRICS, *names, "sha256"], cells
 
 
 def _grid(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.table import Table
 from torch import nn
 
-from ifpn.cli.command import choices
+from ifpn.cli.command import choices, typed
 from ifpn.config.build import build_detector, build_list, without_weights
 from ifpn.data import DetectionData
 from ifpn.errors import ConfigError
@@ -25,13 +25,16 @@ from ifpn.evaluation import CocoEvaluator
 from ifpn.runs.checkpoint import FORMAT, SafeCheckpointIO
 from ifpn.runs.files import write_text
 from ifpn.runs.folder import (
+    BATCH,
     BEST,
     COMPLETE,
     CONFIG,
+    CONFUSION,
     CONVERGENCE,
     CURVES,
     EXPORT,
     METRICS,
+    OPERATING,
     RESULT,
     SAMPLES,
     check_run_dir,
@@ -81,7 +84,8 @@ def _train(cfg: DictConfig, build: Build, trainer: pl.Trainer, run_dir: Path) ->
     data.setup("fit")
     check_ranks(trainer.world_size, len(data.val_dataset))
     recipe: Recipe = instantiate(cfg.schedule)
-    plan = recipe.plan(trainer.world_size, trainer.accumulate_grad_batches, data.batches_per_epoch(trainer.world_size))
+    world_size, accumulate = trainer.world_size, trainer.accumulate_grad_batches
+    plan = recipe.plan(data.batch_size, world_size, accumulate, data.batches_per_epoch(world_size))
     module = build_module(cfg, build, data, recipe, plan)
     check_fits(start, module.detector, recipe.build(module.detector, plan)[0], data.class_names)
     taken = ""
@@ -96,7 +100,9 @@ def _train(cfg: DictConfig, build: Build, trainer: pl.Trainer, run_dir: Path) ->
     # Known only now: the number of steps depends on the devices that the trainer found.
     install_loops(trainer, plan.max_steps)
     if trainer.is_global_zero:
-        print_header(console, data, module, run_dir, taken)
+        print_header(console, cfg, data, module, run_dir)
+        if taken:
+            console.print(f"[bold]init[/]      {taken}", soft_wrap=True)
         prepare_run_dir(console, cfg, run_dir, start)
     trainer.fit(module, datamodule=data, ckpt_path=str(start.path) if start.path else None, weights_only=True)
     if trainer.is_global_zero and trainer.state.finished:
@@ -228,21 +234,29 @@ def build_module(cfg: DictConfig, build: Build, data: DetectionData, recipe: Rec
         "category_ids": list(data.category_ids),
         "choices": choices(),
     }
-    evaluator = CocoEvaluator(data.val_ground_truth(), data.category_ids)
+    evaluator = CocoEvaluator(data.val_dataset.annotations, data.category_ids, max_detections=data.max_detections)
     return DetectionModule(detector, recipe, plan, evaluator, metadata, cfg.seed)
 
 
-def print_header(console: Console, data: DetectionData, module: DetectionModule, run_dir: Path, taken: str) -> None:
-    """What is trained on what, how long, where, and from which weights."""
+def print_header(
+    console: Console, cfg: DictConfig, data: DetectionData, module: DetectionModule, run_dir: Path
+) -> None:
+    """Say what is trained on what, how long and where."""
     trainable = sum(p.numel() for p in module.detector.parameters() if p.requires_grad)
     total = sum(p.numel() for p in module.detector.parameters())
     console.print(f"[bold]data[/]      {data}")
+    recipe = choices().get("recipe")
+    console.print(
+        f"[bold]recipe[/]    {recipe}, shorter side {'/'.join(map(str, cfg.image.min_size))} px, longer at most "
+        f"{cfg.image.max_size} px, {cfg.neck.out_channels} channels",
+        soft_wrap=True,
+    )
+    if recipe == "small" and cfg.data.get("generate") and not typed("recipe"):
+        console.print("          recipe=quick is enough for the built-in data: half the width.")
     console.print(f"[bold]detector[/]  {total / 1e6:.2f} M parameters, {trainable / 1e6:.2f} M trained")
     console.print(f"[bold]schedule[/]  {module.plan.summary}", soft_wrap=True)
     console.print(f"[bold]run[/]       {run_dir}", soft_wrap=True)
-    if taken:
-        console.print(f"[bold]init[/]      {taken}", soft_wrap=True, markup=True)
-    if not data.val_dataset.annotations.has_boxes:
+    if not data.val_dataset.annotations.usable.any():
         console.print(
             "[bold]validation[/] has no boxes: AP is not measurable, best.ckpt and export/ hold the newest weights",
             soft_wrap=True,
@@ -256,8 +270,11 @@ def print_result(console: Console, module: DetectionModule, run_dir: Path) -> No
     files = Table(title=f"In {run_dir}", show_header=False, title_justify="left")
     for name, meaning in {
         SAMPLES: "validation images, truth beside prediction",
-        CURVES: "losses, AP, learning rate",
+        CURVES: "losses, AP, the solver, learning rate",
         CONVERGENCE: "the solver's residual, forward and backward",
+        CONFUSION: "which class is taken for which",
+        OPERATING: "precision and recall against the score threshold",
+        BATCH: "the first training batch, as the network saw it",
         RESULT: "every number of this run",
         BEST: "for evaluate.py and predict.py",
         EXPORT: "the same weights as model.safetensors, for ifpn.load",

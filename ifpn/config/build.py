@@ -26,18 +26,16 @@ def build_detector(cfg: DictConfig, num_classes: int) -> nn.Module:
     # Parts are instantiated by themselves below, where `${solver}` would no longer find its sibling.
     cfg = OmegaConf.create(OmegaConf.to_container(cfg, resolve=True))  # type: ignore[assignment]
     detector, in_levels, extra_levels = _without(cfg.detector, "in_levels", "extra_levels")
-    neck, channels = _without(cfg.neck, "channels")
     backbone = instantiate(cfg.backbone)
     body = Body.build(
         backbone,
-        instantiate(neck),
+        instantiate(cfg.neck),
         in_levels=list(in_levels),
-        channels=channels,
         extra_levels=extra_levels,
     )
     transform = GeneralizedRCNNTransform(
-        min_size=tuple(cfg.schedule.min_size),
-        max_size=cfg.schedule.max_size,
+        min_size=tuple(cfg.image.min_size),
+        max_size=cfg.image.max_size,
         image_mean=list(backbone.image_mean),
         image_std=list(backbone.image_std),
     )
@@ -84,7 +82,7 @@ def build_list(group: DictConfig | None) -> list[Any]:
     """The objects of a group of named entries (callbacks, loggers), empty entries left out."""
     for name, node in (group or {}).items():
         if node and "_target_" not in node:
-            raise ConfigError(f"{name}: {node} names no class: give it a _target_, or remove the entry.")
+            raise ConfigError(f"{name}: {node!s} names no class: give it a _target_, or remove the entry.")
     return [instantiate(node) for node in (group or {}).values() if node]
 
 

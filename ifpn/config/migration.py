@@ -12,9 +12,16 @@ from typing import Any
 from ifpn.errors import ConfigError
 
 # Old path: new path, in the order in which a stored configuration is upgraded.
-MOVED: dict[str, str] = {}
+MOVED: dict[str, str] = {
+    "schedule.batch_size": "data.batch_size",
+    "schedule.min_size": "image.min_size",
+    "schedule.max_size": "image.max_size",
+    "neck.channels": "neck.out_channels",
+}
 # Old class of a `_target_`: new class.
 TARGETS: dict[str, str] = {
+    "ifpn.data.Policy": "ifpn.data.DefectPolicy",
+    "ifpn.data.Reading": "ifpn.data.ImageReading",
     "ifpn.reports.media.WandbRun": "ifpn.training.loggers.WandbRun",
     "ifpn.training.metrics_log.MetricsLog": "ifpn.training.loggers.MetricsLog",
 }
@@ -33,7 +40,7 @@ STEPS: list[Callable[[dict[str, Any]], None]] = []
 
 def new_key(path: str) -> str | None:
     """The setting that `path` became, or None if it never was one."""
-    return MOVED.get(path)
+    return "data.batch_size (evaluate.py: batch_size)" if path == "schedule.batch_size" else MOVED.get(path)
 
 
 def migrate(config: Mapping[str, Any]) -> dict[str, Any]:

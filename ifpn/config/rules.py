@@ -84,7 +84,7 @@ RULES: dict[str, Allowed] = {
     "solver.forward.tau": number(0, 1, open_low=True),
     "solver.forward.m": whole(1, 50),
     "solver.forward.memory": whole(1),
-    "neck.channels": whole(1, 4096),
+    "neck.out_channels": whole(1, 4096),
     "neck.residual_block": SWITCH,
     "neck.weight_norm": SWITCH,
     "neck.output_norm": SWITCH,
@@ -93,9 +93,13 @@ RULES: dict[str, Allowed] = {
     "neck.compile": SWITCH,
     "neck.dropout": number(0, 0.9),
     "neck.jacobian_penalty": number(0),
+    "neck.start": one_of("zero", "learned"),
+    "neck.fine_every": whole(1, 8),
+    "neck.block": one_of("basic", "post_norm"),
     "neck.jacobian_every": number(0.001, 1),
     "neck.contraction_penalty": number(0),
     "neck.contraction_margin": number(0),
+    "neck.correction_weight": number(0),
     "neck.repeats": whole(1, 100),
     "neck.inject": SWITCH,
     "neck.norm": one_of("none", "gn", "bn"),
@@ -112,13 +116,14 @@ RULES: dict[str, Allowed] = {
     "schedule.curve.milestones": list_of(whole(1)),
     "schedule.max_steps": optional(whole(1)),
     "schedule.max_epochs": optional(whole(1)),
-    "schedule.batch_size": whole(1, 4096),
+    "data.batch_size": whole(1, 4096),
+    "batch_size": whole(1, 4096),
     "schedule.base_batch_size": whole(1),
     "schedule.scaling": one_of("linear", "none"),
     "schedule.gradient_clip": optional(number(0, open_low=True)),
     "schedule.val_every": optional(whole(1)),
-    "schedule.min_size": list_of(whole(32, 8192)),
-    "schedule.max_size": whole(32, 16384),
+    "image.min_size": list_of(whole(32, 8192)),
+    "image.max_size": whole(32, 16384),
     "detector.num_convs": whole(0, 16),
     "detector.score_threshold": number(0, 1),
     "detector.nms_threshold": number(0, 1),
@@ -149,8 +154,9 @@ RULES: dict[str, Allowed] = {
     "callbacks.solver_monitor.spectral_products": whole(1, 1000),
     "callbacks.solver_monitor.residual_limit": number(0, open_low=True),
     "callbacks.solver_monitor.patience": whole(1),
-    "callbacks.run_report.samples": whole(1, 64),
-    "callbacks.run_report.score_threshold": number(0, 1),
+    "callbacks.pictures.every": whole(1),
+    "callbacks.pictures.samples": whole(1, 64),
+    "callbacks.pictures.score_threshold": number(0, 1),
     "score_threshold": number(0, 1),
     "on_bad_image": one_of("skip", "refuse"),
     "confusion.iou_threshold": number(0, 1, open_low=True),
@@ -170,6 +176,14 @@ def check_rules(cfg: DictConfig, overrides: Sequence[str], choices: Mapping[str,
     _check_parts_of_g(cfg, overrides, choices.get("neck"))
     if "schedule" in cfg and "max_steps" in cfg.schedule:
         _check_schedule(cfg.schedule)
+        _check_recipe(overrides)
+    if "image" in cfg and max(cfg.image.min_size) > cfg.image.max_size:
+        raise ConfigError(
+            f"image.min_size={list(cfg.image.min_size)} exceeds image.max_size={cfg.image.max_size}: "
+            "the first is the shorter side of the network's input, the second bounds the longer one."
+        )
+    if "batch_size" in cfg and (typed := _named(overrides, "data.batch_size")):
+        raise ConfigError(f"{typed} has no meaning here: say how many images at a time with batch_size=….")
 
 
 _ABSENT = object()
@@ -245,11 +259,17 @@ def _check_schedule(schedule: DictConfig) -> None:
             f"schedule.max_steps={_shown(schedule.max_steps)} and schedule.max_epochs={_shown(schedule.max_epochs)}: "
             "exactly one of the two must be a number and the other null."
         )
-    if max(schedule.min_size) > schedule.max_size:
-        raise ConfigError(
-            f"schedule.min_size={list(schedule.min_size)} exceeds schedule.max_size={schedule.max_size}: "
-            "the first is the shorter side of the network's input, the second bounds the longer one."
-        )
     milestones = schedule.curve.get("milestones")
     if milestones is not None and list(milestones) != sorted(set(milestones)):
         raise ConfigError(f"schedule.curve.milestones={list(milestones)} must increase.")
+
+
+def _check_recipe(overrides: Sequence[str]) -> None:
+    """Until 0.3: these two used to set the size of images and batches as well."""
+    named = {"schedule=1x": "paper", "schedule=2x": "paper_2x"}
+    typed = next((text for text in overrides if text in named), None)
+    if typed and not _named(overrides, "recipe"):
+        raise ConfigError(
+            f"{typed}: no longer sets image and batch size. Use recipe={named[typed]}, "
+            "or name the recipe you want it with."
+        )

@@ -19,10 +19,10 @@ from ifpn.errors import ConfigError
 
 # The groups that make a detector, and the other settings that `build_detector` reads.
 GROUPS = ("backbone", "csc", "solver", "neck", "detector")
-READ = (*GROUPS, "image", "schedule")
+READ = (*GROUPS, "image")
 LARGEST_NUMBER, LONGEST_TEXT = 1e6, 4096
 # Of numbers that decide how much time and memory one image takes.
-LARGEST = {"data": 1e10, "solver": 1000, "image": 8192, "schedule.min_size": 8192, "schedule.max_size": 8192}
+LARGEST = {"data": 1e10, "solver": 1000, "image": 8192}
 # Networks are built with more than they keep: a classifier that is taken off, norms that are replaced.
 MOST_BUILT, MOST_MODULES = 4, 20_000
 FREE = 20_000_000  # numbers

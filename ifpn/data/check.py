@@ -12,47 +12,38 @@ from typing import Any
 import numpy as np
 
 from ifpn.data.coco.annotations import CocoAnnotations, load_annotations
-from ifpn.data.coco.defects import KINDS, DataError, Defect, DefectPolicy, report_only
-from ifpn.data.coco.layout import choose_folder, find_split, unicode_variants
+from ifpn.data.coco.defects import KINDS, DataError, Defect, DefectPolicy
+from ifpn.data.coco.files import FolderListing
+from ifpn.data.coco.layout import choose_folder, find_split
 from ifpn.data.dataset import CocoDataset, ImageReading
 from ifpn.data.decode import BadImage, MissingImage
 
 log = logging.getLogger(__name__)
 
 QUICK_DECODES = 8
+COCO_DETECTIONS = 100  # detections of an image and class that COCO's evaluation looks at
 # area bins of COCO's evaluation (square pixels), as side lengths
 SIZE_BINS = (("small", 0, 32), ("medium", 32, 96), ("large", 96, float("inf")))
-
-
-def missing_files(data: CocoDataset) -> list[int]:
-    """Items whose file is not there. One listing per folder, so that 100,000 images take a second."""
-    listings: dict[str, frozenset[str]] = {}
-    missing = []
-    for index, i in enumerate(data.images):
-        for name in unicode_variants(data.annotations.file_name(int(i))):
-            folder, _, last = name.rpartition("/")
-            if folder not in listings:
-                try:
-                    listings[folder] = frozenset(os.listdir(data.folder / folder))
-                except OSError:
-                    listings[folder] = frozenset()
-            if last in listings[folder]:
-                break
-        else:
-            missing.append(index)
-    return missing
 
 
 def quick_check(data: CocoDataset) -> None:
     """Look for missing files, and decode a few images spread over the set, in seconds.
 
-    Raises DataError if the reading rules refuse what is found; logs it otherwise.
+    Raises:
+        DataError: the reading rules refuse what is found; otherwise it is logged.
     """
     file = data.annotations.path
-    missing = missing_files(data)
+    missing = [index for index, i in enumerate(data.images) if int(i) in data.missing]
+    if data.renamed:
+        i, name = next(iter(data.renamed.items()))
+        log.warning(
+            "%s: %d image files are spelled otherwise on disk, e.g. %r is %r in %s",
+            *(file, len(data.renamed), data.annotations.file_name(i), name, data.folder),
+        )
     if missing:
-        names = ", ".join(repr(data.annotations.file_name(int(data.images[i]))) for i in missing[:3])
-        text = f"{file}: {len(missing)} of {len(data)} image files are not in {data.folder}, e.g. {names}"
+        text = (
+            f"{file}: {len(missing)} of {len(data)} image files are not in {data.folder}, e.g. {_names(data, missing)}"
+        )
         if data.reading.on_bad_image == "refuse":
             raise DataError(
                 f"{text}. Add them, name their folder (data.train_images, data.val_images), "
@@ -71,6 +62,14 @@ def quick_check(data: CocoDataset) -> None:
             if data.reading.on_bad_image == "refuse":
                 raise DataError(f"{error}. Leave such images out with data.reading.on_bad_image=skip") from error
             log.warning("%s; it is skipped", error)
+
+
+def _names(data: CocoDataset, missing: list[int]) -> str:
+    """Three names without a file, and what they are most like."""
+    shown = ", ".join(data.missing[int(data.images[index])] for index in missing[:3])
+    listing = FolderListing(data.folder)
+    near = listing.nearest(data.annotations.file_name(int(data.images[missing[0]])))
+    return f"{shown} (the nearest name there is {near!r})" if near else shown
 
 
 @dataclass
@@ -109,9 +108,16 @@ def check_split(
     Raises DataError only where nothing can be read at all (no file, no JSON, no classes).
     """
     paths = find_split(root, split, annotations=annotations, images=images, follow_links=follow_links)
-    found = load_annotations(paths.annotations, policy=report_only(policy or DefectPolicy()), keep_defects=1_000_000)
-    names = (found.file_name(i) for i in range(min(50, len(found))))
-    data = CocoDataset(found, choose_folder(paths, names), boundary=paths.boundary, reading=reading)
+    rules = (policy or DefectPolicy()).report_only()
+    found = load_annotations(
+        paths.annotations,
+        policy=rules,
+        split=split,
+        keep_defects=1_000_000,
+        measure=paths.measure,
+        boxes_required=False,
+    )
+    data = CocoDataset(found, choose_folder(paths, found.file_names()), boundary=paths.boundary, reading=reading)
     defects, counts = list(found.log.defects), Counter(found.log.counts)
     for index in range(len(data)):
         try:
@@ -130,8 +136,8 @@ def check_split(
         crowd=int(found.crowd.sum()),
         classes=_classes(found),
         defects=defects,
-        counts={kind: counts[kind] for kind in (*KINDS, "missing_file", "bad_image") if counts[kind]},
-        notes=_notes(found),
+        counts={kind: counts[kind] for kind in (*KINDS, "implausible", "missing_file", "bad_image") if counts[kind]},
+        notes=[*found.log.remarks(), *_notes(data)],
     )
     return report, data
 
@@ -147,21 +153,57 @@ def _classes(found: CocoAnnotations) -> dict[str, dict[str, int]]:
     return out
 
 
-def _notes(found: CocoAnnotations) -> list[str]:
-    names = Counter(found.file_name(i) for i in range(len(found)))
-    twice = [name for name, count in names.items() if count > 1]
+def _notes(data: CocoDataset) -> list[str]:
+    found = data.annotations
+    twice = [name for name, count in Counter(found.file_names()).items() if count > 1]
     notes = [f"{len(twice)} file names are used by several images, e.g. {twice[0]!r}"] if twice else []
     repeated = [name for name, count in Counter(found.categories.names).items() if count > 1]
     notes += [f"several categories are called {name!r}" for name in repeated]
-    owner = np.repeat(np.arange(len(found)), np.diff(found.start))
-    if len(owner):
-        rows = np.column_stack([owner, found.label, found.box_xywh, found.crowd])
-        same = len(rows) - len(np.unique(rows, axis=0))
-        notes += [f"{same} boxes stand twice in an image with the same class"] if same else []
-    return notes
+    notes += [f"{len(data.renamed)} image files are spelled otherwise on disk"] if data.renamed else []
+    return notes + class_remarks(found) + crowding_remarks(found)
 
 
-def shared_files(first: CocoAnnotations, second: CocoAnnotations) -> list[str]:
-    """File names used by both splits: trained-on images in validation make its numbers too good."""
-    names = {first.file_name(i) for i in range(len(first))}
-    return sorted(name for name in (second.file_name(i) for i in range(len(second))) if name in names)
+def class_remarks(found: CocoAnnotations) -> list[str]:
+    """Say which classes have no box."""
+    empty = [name for name, n in zip(found.categories.names, found.boxes_per_class(), strict=True) if not n]
+    if not empty or not found.boxes_per_class().any():
+        return []
+    shown = ", ".join(empty[:10]) + (", …" if len(empty) > 10 else "")
+    return [f"{len(empty)} of {len(found.categories.names)} classes have no box: {shown}"]
+
+
+def crowding_remarks(found: CocoAnnotations, max_detections: int = COCO_DETECTIONS) -> list[str]:
+    """Say whether images have more objects than an evaluation looks at."""
+    counts = np.diff(found.start)
+    if not len(counts) or counts.max() <= max_detections:
+        return []
+    return [
+        f"{(counts > max_detections).sum()} images have more than {max_detections} objects (up to {counts.max()}), but "
+        f"{max_detections} detections count: raise data.max_detections, and the detector's max_detections"
+    ]
+
+
+def split_remarks(train: CocoDataset, val: CocoDataset) -> list[str]:
+    """Say in what a validation set cannot tell what it is there for: no boxes, or images that are trained on."""
+    remarks = []
+    if not val.annotations.boxes_per_class().any():
+        remarks.append(
+            f"{val.annotations.path} has no box to be found: AP cannot be measured, and best.ckpt is the newest weights"
+        )
+    shared = shared_images(train, val)
+    if shared:
+        whole = "all" if len(shared) == len(val) else str(len(shared))
+        remarks.append(
+            f"{whole} of {len(val)} validation images are trained on too, e.g. {shared[0]}: AP will be too good. "
+            "Hold others back with data.val_share=0.1"
+        )
+    return remarks
+
+
+def shared_images(train: CocoDataset, val: CocoDataset) -> list[str]:
+    """Return the files of `val` that are files of `train` too."""
+    files = [
+        {os.path.join(os.path.realpath(data.folder), data.file_name(int(i))) for i in data.images}
+        for data in (train, val)
+    ]
+    return sorted(files[0] & files[1])

@@ -17,7 +17,8 @@ from torch.utils.data import Dataset
 from ifpn.data.augment import Augment
 from ifpn.data.coco.annotations import CocoAnnotations
 from ifpn.data.coco.defects import DataError
-from ifpn.data.coco.layout import resolve_file
+from ifpn.data.coco.files import FolderListing, match_names, resolve_file
+from ifpn.data.coco.layout import kinds_of
 from ifpn.data.decode import MAX_PIXELS, SUFFIXES, BadImage, MissingImage, decode_image
 
 Target = dict[str, Tensor | int]
@@ -75,6 +76,8 @@ class CocoDataset(Dataset[Item]):
         self.images = np.arange(len(annotations)) if images is None else images
         self.augment, self.seed = augment, seed
         self.reading = ImageReading() if reading is None else reading
+        # by position in the annotations: names that are spelled otherwise on disk, and images without a file
+        self.renamed, self.missing = match_names(FolderListing(folder), annotations.file_names())
         # one byte per image, shared, so that the count holds over all workers
         self._bad = torch.zeros(len(self.images), dtype=torch.uint8).share_memory_()  # type: ignore[no-untyped-call]
 
@@ -103,13 +106,18 @@ class CocoDataset(Dataset[Item]):
         found = np.flatnonzero(self._bad.numpy())
         return [int(v) for v in self.annotations.image_ids[self.images[found]]]
 
+    def file_name(self, i: int) -> str:
+        """Return the name of the file of image i of the annotations, relative to the folder, as it is on disk."""
+        return self.renamed.get(i) or self.annotations.file_name(i)
+
     def decode(self, index: int) -> Tensor:
         """Pixels (3, H, W) uint8 of item `index`; raises BadImage naming the image's id."""
         i = int(self.images[index])
         width, height = (int(v) for v in self.annotations.sizes[i])
         try:
-            path = resolve_file(self.folder, self.annotations.file_name(i), self.boundary)
-            return decode_image(path, max_pixels=self.reading.max_pixels, annotated_size=(width, height))
+            path = resolve_file(self.folder, self.file_name(i), self.boundary)
+            size = (width, height) if width and height else None
+            return decode_image(path, max_pixels=self.reading.max_pixels, annotated_size=size)
         except (FileNotFoundError, MissingImage) as error:
             raise MissingImage(f"image {self.annotations.image_ids[i]} of {self.annotations.path}: {error}") from error
         except (OSError, ValueError) as error:  # BadImage and DataError are ValueErrors
@@ -156,31 +164,48 @@ class ImageFolder(Dataset[tuple[Path, Tensor]]):
     ) -> None:
         path = Path(source).expanduser()
         self.root = path if path.is_dir() else path.parent
-        self.files = _images_below(path, leave_out) if path.is_dir() else [path] if path.is_file() else []
+        self.files, self.left_out = _images_below(path, leave_out) if path.is_dir() else ([path], [])
+        if not path.is_dir() and not path.is_file():
+            raise DataError(f"source={source}: does not exist. Give an image or a folder of images")
         if not self.files:
-            what = "has no image files" if path.is_dir() else "does not exist"
-            raise DataError(f"source={source} {what}. Give an image or a folder of images ({', '.join(SUFFIXES)})")
+            there = f"only {kinds_of(self.left_out)}" if self.left_out else "no file"
+            raise DataError(f"source={source}: has no image files, {there}. Give images ({', '.join(SUFFIXES)})")
         self.max_pixels = max_pixels
 
+    @property
+    def left_out_note(self) -> str:
+        """One line about files of other kinds; empty if there is none."""
+        if not self.left_out:
+            return ""
+        phone = any(name.lower().endswith((".heic", ".heif")) for name in self.left_out)
+        hint = ". `pip install pillow-heif` reads HEIC" if phone else ""
+        return f"left out, because their names do not end like an image's: {kinds_of(self.left_out)}{hint}"
+
     def __len__(self) -> int:
-        """Number of images."""
+        """Return the number of images."""
         return len(self.files)
 
     def __getitem__(self, index: int) -> tuple[Path, Tensor]:
-        """Image number `index`."""
+        """Return image number `index`."""
         path = self.files[index]
         return path, decode_image(path, max_pixels=self.max_pixels)
 
 
-def _images_below(root: Path, leave_out: str | Path | None) -> list[Path]:
-    unwanted = None if leave_out is None else Path(leave_out).resolve()
+def _images_below(root: Path, leave_out: str | Path | None) -> tuple[list[Path], list[str]]:
+    """Image files, and the names of the others; hidden files are neither."""
+    unwanted = None if leave_out is None else os.path.realpath(leave_out)
     found: list[Path] = []
+    others: list[str] = []
     for folder, inner, names in os.walk(root):  # does not follow links to folders, which may lead round in a circle
-        inner[:] = [name for name in inner if Path(folder, name).resolve() != unwanted]
-        files = (Path(folder, name) for name in names if Path(name).suffix.lower() in SUFFIXES)
-        # a link that leads nowhere is listed, so that reading it says so; pipes and devices are not
-        found += [file for file in files if file.is_file() or file.is_symlink()]
-    return sorted(found)
+        inner[:] = [name for name in inner if os.path.realpath(os.path.join(folder, name)) != unwanted]
+        for name in names:
+            file = Path(folder, name)
+            # a link that leads nowhere is listed, so that reading it says so; pipes and devices are not
+            if file.suffix.lower() in SUFFIXES and (os.path.isfile(file) or os.path.islink(file)):
+                found.append(file)
+            elif not name.startswith("."):
+                others.append(name)
+    return sorted(found), others
 
 
 def collate(batch: Sequence[Item]) -> tuple[list[Tensor], list[Target]]:

@@ -16,22 +16,30 @@ The rules
 
 from __future__ import annotations
 
+import contextlib
+import importlib.util
 import os
 import stat
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError, features
 from torch import Tensor
 
 from ifpn.errors import UserError
 
 # Formats that decode pixels and nothing else (EPS would start an interpreter); JPEG includes MPO
-FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF", "PPM")
-SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp", ".gif", ".ppm", ".pgm")
+FORMATS: tuple[str, ...] = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF", "PPM")
+SUFFIXES: tuple[str, ...] = (".jpg", ".jpeg", ".jfif", ".jpe", ".mpo", ".png", ".webp", ".tif", ".tiff")
+SUFFIXES += (".bmp", ".gif", ".ppm", ".pgm")
+if features.check("avif"):
+    FORMATS, SUFFIXES = (*FORMATS, "AVIF"), (*SUFFIXES, ".avif")
+if importlib.util.find_spec("pillow_heif") is not None:  # optional: photographs of phones
+    importlib.import_module("pillow_heif").register_heif_opener()
+    FORMATS, SUFFIXES = (*FORMATS, "HEIF"), (*SUFFIXES, ".heic", ".heif", ".hif")
 ORIENTATION = 0x0112
 MAX_PIXELS = 80_000_000  # ours: several times a phone's photograph, and below Pillow's own limit
 
@@ -69,18 +77,38 @@ def decode_image(
     Raises BadImage for every file that is missing, broken, too large, or does not fit the annotated size.
     """
     name = "the picture" if isinstance(image, Image.Image) else str(image)
+    with _opened(image, name) as picture:
+        return _decode(picture, name, max_pixels, annotated_size)
+
+
+def image_size(path: str | Path) -> tuple[int, int]:
+    """Return width and height of an image file as it is shown, upright, from its header alone.
+
+    Raises:
+        BadImage: the file is missing, or no picture.
+    """
+    with _opened(path, str(path)) as picture:
+        # a PNG may hold the tag behind its pixels, where only decoding finds it
+        turned = _tag(picture) >= 5 if picture.format != "PNG" or "exif" in picture.info else False
+        return _swap(picture.size, turned)
+
+
+@contextlib.contextmanager
+def _opened(image: str | Path | Image.Image, name: str) -> Iterator[Image.Image]:
+    """Open a picture; whatever is raised while it is used becomes a BadImage that names it."""
     try:
         # Metadata warnings are of no use here; a bomb warning becomes the error it announces
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             if isinstance(image, Image.Image):
-                return _decode(image, name, max_pixels, annotated_size)
+                yield image
+                return
             _require_file(image)
             # a handle, not a name: Pillow maps a file opened by name into memory, and then reads uncompressed
             # TIFFs that lie on their side with the wrong row length
             with open(image, "rb") as file, Image.open(file, formats=FORMATS) as picture:
-                return _decode(picture, name, max_pixels, annotated_size)
+                yield picture
     except BadImage:
         raise
     except FileNotFoundError as error:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,33 +14,45 @@ from pytorch_lightning import LightningDataModule
 from torch.utils.data import DataLoader
 
 from ifpn.data.augment import Augment
-from ifpn.data.check import quick_check
+from ifpn.data.check import class_remarks, crowding_remarks, quick_check, split_remarks
 from ifpn.data.coco.annotations import Categories, CocoAnnotations, load_annotations
 from ifpn.data.coco.defects import DataError, DefectPolicy
 from ifpn.data.coco.layout import SplitPaths, choose_folder, find_split
 from ifpn.data.dataset import CocoDataset, ImageReading, Item, collate
-from ifpn.data.sampler import ResumableBatchSampler, ShardSampler
+from ifpn.data.sampler import ResumableBatchSampler, ShardSampler, repeat_factors
+from ifpn.errors import UserError
 
 log = logging.getLogger(__name__)
 
 
 class DetectionData(LightningDataModule):
-    """Training and validation data of a COCO-format folder (layouts: `ifpn.data.coco.layout.find_split`).
-
-    root:       the folder; relative paths start at the working directory
-    batch_size: images per device and batch
-    seed:       of order and augmentation; batch k is a function of (seed, k, rank, world size) and nothing
-                else
-    workers:    loader processes per device; their number changes no result
-    generate:   called with the folder before it is read, e.g. to draw the built-in data (`ifpn.data.Shapes`)
-    train_annotations, train_images, val_annotations, val_images: explicit paths, relative to root
-    train_empty_images: whether images without usable boxes are trained on
-    group_by_aspect:    batches of wide, and of not wide, images
-    drop_last:          see ResumableBatchSampler
-    follow_links:       whether links may lead out of the folder
-    check:              whether missing files and wrong sizes are looked for before training (seconds)
+    """Training and validation data of a folder of images and annotations (layouts: `ifpn.data.coco.layout`).
 
     The Trainer must be made with `use_distributed_sampler=False`: the samplers here know about ranks.
+
+    Args:
+        root: the folder; relative paths start at the working directory.
+        batch_size: images per device and batch.
+        seed: of order and augmentation; batch k is a function of (seed, k, rank, world size) and nothing else.
+        workers: loader processes per device; their number changes no result.
+        generate: called with the folder before it is read, e.g. to draw the built-in data (`ifpn.data.Shapes`).
+        augment: of training images.
+        policy: what is done about defects of annotation files.
+        reading: how image files are read.
+        train_annotations: the training file, relative to root; None: looked for. So the other three paths.
+        train_images: folder of the training images.
+        val_annotations: the validation file.
+        val_images: folder of the validation images.
+        val_share: share of the training images that is held back for validation, chosen by their names, whatever
+            validation file there is; 0: no validation; None: the validation file.
+        classes: names of the classes to use; boxes of others are left out. None: all.
+        train_empty_images: whether images without usable boxes are trained on.
+        repeat_threshold: classes in a smaller share of the training images are shown more often (`repeat_factors`).
+        group_by_aspect: batches of wide, and of not wide, images.
+        drop_last: see `ResumableBatchSampler`.
+        max_detections: detections of an image and class that an evaluation looks at.
+        follow_links: whether links may lead out of the folder.
+        check: whether missing files and wrong sizes are looked for before training (seconds).
     """
 
     def __init__(
@@ -57,18 +70,27 @@ class DetectionData(LightningDataModule):
         train_images: str | None = None,
         val_annotations: str | None = None,
         val_images: str | None = None,
+        val_share: float | None = None,
+        classes: Sequence[str] | None = None,
         train_empty_images: bool = False,
+        repeat_threshold: float = 0.0,
         group_by_aspect: bool = True,
         drop_last: bool = True,
+        max_detections: int = 100,
         follow_links: bool = False,
         check: bool = True,
     ) -> None:
         super().__init__()
-        if batch_size < 1 or workers < 0 or seed < 0:
-            raise ValueError(
-                f"data.batch_size={batch_size}, data.workers={workers}, seed={seed}: allowed are "
-                "batch_size from 1 on, workers and seed from 0 on"
-            )
+        for name, value, fits, allowed in (
+            ("batch_size", batch_size, batch_size >= 1, "numbers from 1 on"),
+            ("workers", workers, workers >= 0, "numbers from 0 on"),
+            ("seed", seed, seed >= 0, "numbers from 0 on"),
+            ("val_share", val_share, val_share is None or 0 <= val_share < 1, "a share from 0 to below 1, or null"),
+            ("repeat_threshold", repeat_threshold, 0 <= repeat_threshold <= 1, "a share from 0 to 1"),
+            ("max_detections", max_detections, max_detections >= 1, "numbers from 1 on"),
+        ):
+            if not fits:
+                raise UserError(f"data.{name}={value}: allowed are {allowed}")
         self.root = Path(root).expanduser()
         self.batch_size, self.seed, self.workers = batch_size, seed, workers
         self.generate = generate
@@ -77,17 +99,20 @@ class DetectionData(LightningDataModule):
         self.reading = ImageReading() if reading is None else reading
         self.train_annotations, self.train_images = train_annotations, train_images
         self.val_annotations, self.val_images = val_annotations, val_images
+        self.val_share, self.classes = val_share, None if classes is None else [str(name) for name in classes]
         self.train_empty_images, self.group_by_aspect = train_empty_images, group_by_aspect
+        self.repeat_threshold, self.max_detections = repeat_threshold, max_detections
         self.drop_last, self.follow_links, self.check = drop_last, follow_links, check
         self.train_sampler: ResumableBatchSampler | None = None
         self._position: int | Callable[[], int] = 0
         self._categories: Categories | None = None
         self._validation_only = False
+        self._training_file: CocoAnnotations | None = None
         self._train: CocoDataset | None = None
         self._val: CocoDataset | None = None
 
     def __str__(self) -> str:
-        """One line: the folder, and what has been read of it."""
+        """Return one line: the folder, and what has been read of it."""
         parts = [f"{name} {len(data)} images" for name, data in (("train", self._train), ("val", self._val)) if data]
         return f"{self.root} ({', '.join([*parts, f'{self.num_classes} classes'])})"
 
@@ -143,48 +168,63 @@ class DetectionData(LightningDataModule):
         """Read the annotation files a stage needs ("fit", "validate", "test"; None = all); check them."""
         if stage in (None, "fit"):
             self._log_summary("train", self.train_dataset)
-        if stage in (None, "fit", "validate", "test"):
+        if stage in ("validate", "test") or self.has_validation:
             self._log_summary("val", self.val_dataset)
+        if stage in (None, "fit") and self.has_validation:
+            for line in split_remarks(self.train_dataset, self.val_dataset):
+                log.warning("%s", line)
+
+    @property
+    def has_validation(self) -> bool:
+        """Whether there are validation images."""
+        return self.val_share != 0
 
     @property
     def train_dataset(self) -> CocoDataset:
         """Training images, augmented; without boxes only if `train_empty_images`."""
         if self._train is None:
-            paths = self._paths("train")
-            annotations = load_annotations(paths.annotations, policy=self.policy, categories=self._categories)
-            images = np.arange(len(annotations))
+            annotations, paths = self._read_training_file(), self._paths("train")
+            wanted = ~self._held_back(annotations)
             if not self.train_empty_images:
-                images = np.flatnonzero(annotations.boxes_per_image() > 0)
-            if len(images) == 0:
-                raise DataError(f"{paths.annotations} has no image with a usable box: there is nothing to train on")
-            self._train = self._dataset(annotations, paths, images, self.augment)
+                wanted &= annotations.boxes_per_image() > 0
+            if not wanted.any():
+                reasons = annotations.log.reasons()
+                raise DataError(
+                    f"{paths.annotations} has no image with a usable box: there is nothing to train on"
+                    + (f". Left out: {reasons}" if reasons else "")
+                )
+            self._train = self._dataset(annotations, paths, np.flatnonzero(wanted), self.augment)
         return self._train
 
     @property
     def val_dataset(self) -> CocoDataset:
         """All validation images, each once, as they are."""
         if self._val is None:
-            paths = self._paths("val")
-            known = self._categories
-            if known is None and self._has_train():
-                known = self.train_dataset.annotations.categories
-            annotations = load_annotations(
-                paths.annotations, policy=self.policy, categories=known, boxes_required=False
-            )
+            if not self.has_validation:
+                raise DataError("data.val_share=0: there are no validation images. Hold some back: data.val_share=0.1")
+            paths = self._paths("val" if self.val_share is None else "train")
+            if self.val_share is None:
+                known = self._categories
+                if known is None and self._has_train():
+                    known = self.train_dataset.annotations.categories
+                annotations = self._load(paths, known, False)
+            else:
+                whole = self._read_training_file()
+                annotations = whole.select_images(np.flatnonzero(self._held_back(whole)))
             self._val = self._dataset(annotations, paths, np.arange(len(annotations)), None)
         return self._val
 
     @property
     def val_annotation_file(self) -> Path:
         """The validation annotation file as the user wrote it."""
-        return self._paths("val").annotations
+        return self._paths("val" if self.val_share is None else "train").annotations
 
     def val_ground_truth(self) -> dict[str, list[dict[str, Any]]]:
-        """The checked validation ground truth for pycocotools, official ids, crowd regions included."""
+        """Return the checked validation ground truth for pycocotools, official ids, crowd regions included."""
         return self.val_dataset.annotations.to_coco()
 
     def _has_train(self) -> bool:
-        if self._validation_only:
+        if self._validation_only and self.val_share is None:
             return False
         try:
             self._paths("train")
@@ -199,7 +239,59 @@ class DetectionData(LightningDataModule):
         annotations, images = (
             (self.train_annotations, self.train_images) if split == "train" else (self.val_annotations, self.val_images)
         )
-        return find_split(self.root, split, annotations=annotations, images=images, follow_links=self.follow_links)
+        unsplit = split == "train" and self.val_share is not None
+        return find_split(
+            self.root,
+            split,
+            annotations=annotations,
+            images=images,
+            follow_links=self.follow_links,
+            unsplit=unsplit,
+        )
+
+    def _load(self, paths: SplitPaths, categories: Categories | None, boxes_required: bool = True) -> CocoAnnotations:
+        return load_annotations(
+            paths.annotations,
+            policy=self.policy,
+            split=paths.split,
+            categories=categories,
+            classes=self.classes,
+            boxes_required=boxes_required,
+            measure=paths.measure,
+        )
+
+    def _read_training_file(self) -> CocoAnnotations:
+        """The training file, without categories that are only the name of a group and have no box in either split."""
+        if self._training_file is None:
+            found = self._load(self._paths("train"), self._categories)
+            if found.parents and self._categories is None and self.classes is None:
+                found = found.select_classes(set(found.categories.ids) - set(self._parents(found)))
+            self._training_file = found
+        return self._training_file
+
+    def _parents(self, found: CocoAnnotations) -> list[int]:
+        try:
+            val = self._load(self._paths("val"), None, False) if self.val_share is None else None
+        except DataError:  # there is none, or it is refused when it is read itself
+            val = None
+        empty = [i for i in found.parents if val is None or i in val.parents or i not in val.categories.ids]
+        for number, name in zip(found.categories.ids, found.categories.names, strict=True):
+            if number in empty:
+                log.warning(
+                    "%s: category %d %r is left out: it is only the name of the group of the others, and has no box",
+                    *(found.path, number, name),
+                )
+        return empty
+
+    def _held_back(self, annotations: CocoAnnotations) -> np.ndarray[Any, np.dtype[np.bool_]]:
+        """Which images are for validation: those with the smallest hash of their name, (I,) bool."""
+        if not self.val_share:
+            return np.zeros(len(annotations), np.bool_)
+        names = [name.encode() for name in annotations.file_names()]
+        order = np.array([int.from_bytes(hashlib.sha256(name).digest()[:8], "big") for name in names], np.uint64)
+        count = max(1, round(self.val_share * len(order)))
+        held: np.ndarray[Any, np.dtype[np.bool_]] = order <= np.sort(order)[count - 1]
+        return held
 
     def _dataset(
         self,
@@ -208,10 +300,9 @@ class DetectionData(LightningDataModule):
         images: np.ndarray[Any, Any],
         augment: Augment | None,
     ) -> CocoDataset:
-        names = (annotations.file_name(i) for i in range(min(50, len(annotations))))
         return CocoDataset(
             annotations,
-            choose_folder(paths, names),
+            choose_folder(paths, annotations.file_names()),
             boundary=paths.boundary,
             images=images,
             augment=augment,
@@ -231,9 +322,11 @@ class DetectionData(LightningDataModule):
             len(found.categories.ids),
             found.path,
         )
-        for kind, count in found.log.counts.items():
-            example = next(d for d in found.log.defects if d.kind == kind)
-            log.warning("%s: %d x %s -> %s, e.g. %s", found.path, count, kind, self.policy.action(kind), example)
+        if split == "train" or self.val_share is None:
+            lines = found.log.report(self.policy)
+            lines += class_remarks(found) if split == "train" else crowding_remarks(found, self.max_detections)
+            for line in lines:
+                log.warning("%s: %s", found.path, line)
         if self.check:
             quick_check(data)
 
@@ -274,8 +367,13 @@ class DetectionData(LightningDataModule):
             rank=rank,
             world_size=world_size,
             groups=data.aspect_group() if self.group_by_aspect else None,
+            weights=self._weights(data) if self.repeat_threshold else None,
             drop_last=self.drop_last,
         )
+
+    def _weights(self, data: CocoDataset) -> np.ndarray[Any, np.dtype[np.float64]]:
+        found = data.annotations.select_images(data.images)
+        return repeat_factors(found.owner()[found.usable], found.label[found.usable], len(data), self.repeat_threshold)
 
     def train_dataloader(self) -> DataLoader[Item]:
         """Training batches from `position` on; `len` is that of a whole epoch."""
@@ -293,8 +391,10 @@ class DetectionData(LightningDataModule):
             generator=torch.Generator(),  # its own: making an iterator must not draw from the global one
         )
 
-    def val_dataloader(self) -> DataLoader[Item]:
-        """Validation batches: every image once over all ranks, in the file's order."""
+    def val_dataloader(self) -> DataLoader[Item] | list[DataLoader[Item]]:
+        """Validation batches: every image once over all ranks, in the file's order; none without validation images."""
+        if not self.has_validation:
+            return []
         rank, world_size = self._ranks()
         return DataLoader(
             self.val_dataset,

@@ -27,6 +27,7 @@ class ResumableBatchSampler(Sampler[list[tuple[int, int]]]):
                       none
     groups:      group number of each image (0 = wide, 1 = not wide). A batch holds images of one group, but
                  for the few made of the groups' remainders: a group smaller than a batch is trained on too
+    weights:     how often each image is seen, relative to the others; None: all equally, each once in an epoch
     drop_last:   True drops what fills no whole batch on every rank (fewer than batch_size * world_size
                  images, others in each epoch). False serves every image: the last batch may be smaller, and
                  where the batches cannot be shared out evenly the epoch's first ones are served again
@@ -45,6 +46,7 @@ class ResumableBatchSampler(Sampler[list[tuple[int, int]]]):
         rank: int = 0,
         world_size: int = 1,
         groups: Sequence[int] | NDArray[np.integer] | None = None,
+        weights: NDArray[np.float64] | None = None,
         drop_last: bool = True,
     ) -> None:
         if num_images < 1 or batch_size < 1 or seed < 0:
@@ -57,13 +59,13 @@ class ResumableBatchSampler(Sampler[list[tuple[int, int]]]):
         if drop_last and num_images < batch_size * world_size:
             raise UserError(
                 f"{num_images} training images are fewer than one batch of {batch_size} on each of "
-                f"{world_size} device(s). Make schedule.batch_size smaller, or keep small batches with "
+                f"{world_size} device(s). Make data.batch_size smaller, or keep small batches with "
                 "data.drop_last=false"
             )
         self.groups = np.zeros(num_images, np.int64) if groups is None else np.asarray(groups, dtype=np.int64)
         if self.groups.shape != (num_images,):
             raise ValueError(f"groups has shape {self.groups.shape}, allowed is ({num_images},): one number per image")
-        self.num_images, self.batch_size, self.seed = num_images, batch_size, seed
+        self.num_images, self.batch_size, self.seed, self.weights = num_images, batch_size, seed, weights
         self.rank, self.world_size, self.drop_last = rank, world_size, drop_last
         share = batch_size * world_size
         if drop_last:
@@ -116,7 +118,7 @@ class ResumableBatchSampler(Sampler[list[tuple[int, int]]]):
         """The batches of all ranks in an epoch: entry b is batch b // world_size of rank b % world_size."""
         draw = np.random.Generator(np.random.PCG64([self.seed, epoch]))
         needed = self._length * self.world_size
-        order = draw.permutation(self.num_images)
+        order = self._drawn(draw) if self.weights is not None else draw.permutation(self.num_images)
         if self.drop_last:  # before grouping: dropping groups' remainders would never serve a group below a batch
             order = order[: needed * self.batch_size]
         group = self.groups[order]
@@ -132,6 +134,35 @@ class ResumableBatchSampler(Sampler[list[tuple[int, int]]]):
         short = [whole.pop()] if len(whole[-1]) < self.batch_size else []
         batches = [whole[i] for i in draw.permutation(len(whole))] + short
         return [batches[i % len(batches)] for i in range(needed)]
+
+    def _drawn(self, draw: np.random.Generator) -> NDArray[np.int64]:
+        """As many images as there are, each as often as its weight says, on average and to within one."""
+        weights = np.ones(self.num_images) if self.weights is None else self.weights
+        reached = np.floor(np.cumsum(weights) * (self.num_images / weights.sum()) + draw.random())
+        reached[-1] = self.num_images  # whatever the sum was rounded to
+        counts = np.diff(reached, prepend=0).astype(np.int64)
+        return draw.permutation(np.repeat(np.arange(self.num_images), counts))
+
+
+def repeat_factors(
+    owner: NDArray[np.int64], label: NDArray[np.integer], num_images: int, threshold: float
+) -> NDArray[np.float64]:
+    """Return how often each image should be seen so that rare classes are, (I,), from 1 on (LVIS, Gupta et al. 2019).
+
+    A class in a share f of the images asks for sqrt(threshold / f), an image for the most that one of its classes asks.
+
+    Args:
+        owner: image of each box (B,).
+        label: class of each box (B,).
+        num_images: number of images.
+        threshold: share of the images below which a class is rare.
+    """
+    pairs = np.unique(np.stack([owner, label]), axis=1)
+    share = np.bincount(pairs[1], minlength=1) / num_images
+    asked = np.sqrt(threshold / np.maximum(share, 1 / num_images))
+    factors = np.ones(num_images)
+    np.maximum.at(factors, pairs[0], asked[pairs[1]])
+    return factors
 
 
 class ShardSampler(Sampler[int]):

@@ -58,15 +58,13 @@ class BackboneWithNeck(nn.Module):
         backbone: nn.Module,
         neck_factory: Callable[..., nn.Module],
         in_levels: Sequence[str],
-        channels: int,
         extra_levels: ExtraLevels,
     ) -> "BackboneWithNeck":
         """Make the neck for the chosen levels.
 
         Args:
-            neck_factory: neck class (or partial) taking `in_channels_list`, `out_channels`,
-                `extra_blocks`, `extra_levels`.
-            channels: channels of every level of the pyramid.
+            neck_factory: partial of a neck class, its width given, taking `in_channels_list`, `extra_blocks`,
+                `extra_levels`.
             extra_levels: where P6 and P7 come from: `"p5"` or `"c5"`, strided convolutions of the neck;
                 `"none"`, one level only, max-pooled from the neck's last output (Faster R-CNN's P6, used
                 by the RPN).
@@ -75,7 +73,6 @@ class BackboneWithNeck(nn.Module):
             raise UserError(f"extra_levels must be 'p5', 'c5' or 'none', got {extra_levels!r}")
         neck = neck_factory(
             in_channels_list=[width for width, _ in _select(backbone, in_levels)],
-            out_channels=channels,
             extra_blocks=LastLevelMaxPool() if extra_levels == "none" else None,
             extra_levels=extra_levels,
         )

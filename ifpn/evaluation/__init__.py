@@ -3,10 +3,9 @@
 from ifpn.evaluation.bootstrap import Difference, ScoredMatches, paired_bootstrap
 from ifpn.evaluation.coco import CocoEvaluator, match_classes
 from ifpn.evaluation.confusion import ConfusionMatrix, confusion_matrix
-from ifpn.evaluation.ground_truth import GroundTruth
+from ifpn.evaluation.ground_truth import CocoDetection, GroundTruth
 from ifpn.evaluation.metric import CocoMetric
 from ifpn.evaluation.predictions import (
-    CocoDetection,
     PredictionError,
     read_predictions,
     submission_name,

@@ -13,8 +13,7 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from ifpn.evaluation.engines import build_index, with_ids
-from ifpn.evaluation.ground_truth import GroundTruth
-from ifpn.evaluation.predictions import CocoDetection
+from ifpn.evaluation.ground_truth import CocoDetection, GroundTruth
 
 Floats = NDArray[np.float64]
 

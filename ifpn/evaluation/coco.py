@@ -14,8 +14,7 @@ from torch import distributed as dist
 
 from ifpn.errors import ConfigError, UserError
 from ifpn.evaluation.engines import Engine, accumulate, resolve_engine
-from ifpn.evaluation.ground_truth import GroundTruth
-from ifpn.evaluation.predictions import CocoDetection
+from ifpn.evaluation.ground_truth import CocoDetection, GroundTruth
 from ifpn.evaluation.result import CocoResult
 
 
@@ -34,9 +33,11 @@ class CocoEvaluator:
     first detections count. With several processes call :meth:`gather` on each before :meth:`compute`.
 
     Args:
-        ground_truth: path of a COCO annotation file, its content, or a ``pycocotools.coco.COCO`` object.
+        ground_truth: annotations read by `ifpn.data`, the path of a COCO file, its content, or a
+            ``pycocotools.coco.COCO`` object.
         category_ids: official id of each label 0..K-1, as a sequence or a {label: id} mapping.
         engine: "auto" (faster-coco-eval where installed; same numbers), "faster-coco-eval" or "pycocotools".
+        max_detections: detections of an image and class that count; COCO's are 100.
 
     Raises:
         ValueError: unusable annotations, or category ids they do not have.
@@ -47,8 +48,10 @@ class CocoEvaluator:
         ground_truth: str | Path | Mapping[str, Any] | GroundTruth | Any,
         category_ids: Sequence[int] | Mapping[int, int],
         engine: Engine = "auto",
+        max_detections: int = 100,
     ) -> None:
         self.ground_truth = GroundTruth.load(ground_truth)
+        self.max_detections = max_detections
         self.category_ids = label_order(category_ids)
         unknown = [key for key in self.category_ids if key not in self.ground_truth.category_names]
         if unknown or len(set(self.category_ids)) != len(self.category_ids):
@@ -148,7 +151,7 @@ class CocoEvaluator:
         if len(self._found) < len(truth.image_ids):
             truth = truth.subset(self._found)
         ascending = sorted(self.category_ids)  # the engines sort the classes
-        found = accumulate(truth, self.predictions(), ascending, self.engine)
+        found = accumulate(truth, self.predictions(), ascending, self.engine, self.max_detections)
         order = [ascending.index(category_id) for category_id in self.category_ids]
         found.precision[:] = found.precision[:, :, order]
         found.recall[:] = found.recall[:, order]

@@ -9,8 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from ifpn.evaluation.ground_truth import GroundTruth
-from ifpn.evaluation.predictions import CocoDetection
+from ifpn.evaluation.ground_truth import CocoDetection, GroundTruth
 
 Boxes = NDArray[np.float64]
 

@@ -20,8 +20,7 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from ifpn.errors import UserError
-from ifpn.evaluation.ground_truth import GroundTruth
-from ifpn.evaluation.predictions import CocoDetection
+from ifpn.evaluation.ground_truth import CocoDetection, GroundTruth
 
 Engine = Literal["auto", "faster-coco-eval", "pycocotools"]
 
@@ -33,13 +32,15 @@ class Accumulated:
     Attributes:
         stats: (12,) the summary numbers.
         precision: (T, R, K, A, M) at T IoU thresholds .5:.05:.95, R recalls 0:.01:1, K classes, A areas (all,
-            small, medium, large), M limits of detections per image (1, 10, 100).
+            small, medium, large), M limits of detections per image (1, 10, max_detections).
         recall: (T, K, A, M).
+        max_detections: the largest of the limits.
     """
 
     stats: NDArray[np.float64]
     precision: NDArray[np.float64]
     recall: NDArray[np.float64]
+    max_detections: int
 
 
 def resolve_engine(engine: Engine) -> Engine:
@@ -80,7 +81,11 @@ def build_index(index: Callable[[], Any], truth: GroundTruth, annotations: Seque
 
 
 def accumulate(
-    truth: GroundTruth, detections: Sequence[CocoDetection], category_ids: Sequence[int], engine: Engine
+    truth: GroundTruth,
+    detections: Sequence[CocoDetection],
+    category_ids: Sequence[int],
+    engine: Engine,
+    max_detections: int = 100,
 ) -> Accumulated:
     """Match detections with the truth and accumulate, over all images of ``truth``.
 
@@ -89,6 +94,7 @@ def accumulate(
         detections: COCO's results.
         category_ids: the classes that count, in the order of axis K; must be ascending.
         engine: which program.
+        max_detections: detections of an image and class that count, the most certain ones; COCO's are 100.
     """
     if resolve_engine(engine) == "pycocotools":
         index, evaluation, options = COCO, COCOeval, {}
@@ -102,11 +108,22 @@ def accumulate(
         run = evaluation(*sides, iouType="bbox", **options)
         run.params.imgIds = list(truth.image_ids)
         run.params.catIds = list(category_ids)
+        run.params.maxDets = [1, 10, max_detections]
         run.evaluate()
         run.accumulate()
-        run.summarize()
-    return Accumulated(
-        np.asarray(run.stats, dtype=np.float64)[:12],
-        np.asarray(run.eval["precision"], dtype=np.float64),
-        np.asarray(run.eval["recall"], dtype=np.float64),
-    )
+    precision, recall = (np.asarray(run.eval[name], dtype=np.float64) for name in ("precision", "recall"))
+    return Accumulated(_summary(precision, recall), precision, recall, max_detections)
+
+
+def _summary(precision: NDArray[np.float64], recall: NDArray[np.float64]) -> NDArray[np.float64]:
+    """COCO's 12 numbers; its own summary knows no limit of detections but 100."""
+    parts = [precision[..., 0, -1], precision[0, ..., 0, -1], precision[5, ..., 0, -1]]
+    parts += [precision[..., area, -1] for area in (1, 2, 3)]
+    parts += [recall[..., 0, limit] for limit in (0, 1, 2)] + [recall[..., area, -1] for area in (1, 2, 3)]
+    return np.array([mean_known(part) for part in parts])
+
+
+def mean_known(values: NDArray[np.float64]) -> float:
+    """Mean of the entries with ground truth, -1 if there is none."""
+    known = values[values > -1]
+    return float(known.mean()) if known.size else -1.0

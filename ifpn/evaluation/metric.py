@@ -24,7 +24,7 @@ class CocoMetric(Metric):
     as COCO's, and ``target`` needs only the image id.
 
     Args:
-        ground_truth, category_ids, engine: as :class:`CocoEvaluator`.
+        ground_truth, category_ids, engine, max_detections: as :class:`CocoEvaluator`.
     """
 
     is_differentiable = False
@@ -37,9 +37,10 @@ class CocoMetric(Metric):
         ground_truth: str | Path | Mapping[str, Any] | Any,
         category_ids: Sequence[int] | Mapping[int, int],
         engine: Engine = "auto",
+        max_detections: int = 100,
     ) -> None:
         super().__init__()
-        self.evaluator = CocoEvaluator(ground_truth, category_ids, engine)
+        self.evaluator = CocoEvaluator(ground_truth, category_ids, engine, max_detections)
         # One flat row of numbers per image, [id, count, count x (box, score, label)]: a rank without images
         # then gathers as an empty row. float64 holds every id up to 2^53 and every fp32 box exactly.
         self.set_dtype(torch.float64)

@@ -9,8 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ifpn.evaluation.bootstrap import ScoredMatches
-from ifpn.evaluation.ground_truth import GroundTruth
-from ifpn.evaluation.predictions import CocoDetection
+from ifpn.evaluation.ground_truth import CocoDetection, GroundTruth
 
 Floats = NDArray[np.float64]
 

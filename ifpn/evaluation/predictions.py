@@ -3,27 +3,25 @@
 from __future__ import annotations
 
 import json
+import logging
 import math
 import re
 import zipfile
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol, TypedDict
+from typing import Any, Protocol
 
+from ifpn.data.coco.defects import DataError
+from ifpn.data.coco.stream import read_json
+from ifpn.data.coco.values import as_box, as_number, as_whole
 from ifpn.errors import UserError
+from ifpn.evaluation.doubts import doubts
+from ifpn.evaluation.ground_truth import CocoDetection, GroundTruth
 
 TEST_SET = "test-dev2017"  # the server's name of the set that papers report
 _SERVER_DECIMALS = 2  # of a pixel; COCO advises one, to keep uploads small
 _SCORE_DECIMALS = 6
-
-
-class CocoDetection(TypedDict):
-    """One entry of a COCO result file: official ids; bbox is [x, y, width, height] in pixels."""
-
-    image_id: int
-    category_id: int
-    bbox: list[float]
-    score: float
+log = logging.getLogger(__name__)
 
 
 class PredictionError(UserError):
@@ -50,6 +48,9 @@ def write_predictions(records: Sequence[CocoDetection], path: str | Path) -> Pat
 def read_predictions(path: str | Path, known: KnownIds | None = None) -> list[CocoDetection]:
     """Read and check a COCO result file: a list of entries, or an object with that list under "annotations".
 
+    A file that is not what it seems (corners, coordinates in 0..1, classes in another order) is returned as it is, and
+    named in one line of the log.
+
     Args:
         path: the file. Further fields of an entry (e.g. "segmentation", "id") are ignored.
         known: the data set it belongs to; None skips the check of ids.
@@ -59,78 +60,66 @@ def read_predictions(path: str | Path, known: KnownIds | None = None) -> list[Co
     """
     file = Path(path).expanduser()
     try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise PredictionError(f"prediction file {file} cannot be read: {error.strerror}") from error
-    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
-        raise PredictionError(f"prediction file {file} is not valid JSON: {error}") from error
-    if isinstance(content, dict):
-        content = content.get("annotations")
-    if not isinstance(content, list):
+        content = read_json(file)
+    except DataError as error:
+        raise PredictionError(f"prediction file {error}") from error
+    entries = content.get("annotations") if isinstance(content, dict) else content
+    if not isinstance(entries, list):
         raise PredictionError(
             f"prediction file {file} holds no list of detections; expected "
             '[{"image_id": 1, "category_id": 1, "bbox": [x, y, width, height], "score": 0.5}, ...]'
         )
-    return checked_predictions(content, known, source=str(file))
+    records = checked_predictions(entries, known, source=str(file))
+    truth = getattr(known, "ground_truth", known)
+    if isinstance(truth, GroundTruth):
+        for line in doubts(records, truth, content if isinstance(content, dict) else {}):
+            log.warning("%s: %s. Scored as it is", file, line)
+    return records
 
 
 def checked_predictions(entries: Iterable[Any], known: KnownIds | None, *, source: str) -> list[CocoDetection]:
-    """Check entries (see :func:`read_predictions`) and keep the four fields that count."""
+    """Check entries (see `read_predictions`) and keep the four fields that count."""
     images = None if known is None else frozenset(known.image_ids)
     categories = None if known is None else frozenset(known.category_names)
     good: list[CocoDetection] = []
     faults: list[str] = []
     for i, entry in enumerate(entries):
-        fault = _fault(entry, images, categories)
-        if fault is None:
-            box = [float(value) for value in entry["bbox"]]
-            good.append(
-                {
-                    "image_id": entry["image_id"],
-                    "category_id": entry["category_id"],
-                    "bbox": box,
-                    "score": float(entry["score"]),
-                }
-            )
+        found = _read(entry, images, categories)
+        if isinstance(found, str):
+            faults.append(f"entry {i}: {found}")
         else:
-            faults.append(f"entry {i}: {fault}")
+            good.append(found)
     if faults:
         more = f"; and {len(faults) - 3} more" if len(faults) > 3 else ""
         raise PredictionError(f"{source}: {len(faults)} faulty entries: {'; '.join(faults[:3])}{more}")
     return good
 
 
-def _fault(entry: Any, images: frozenset[int] | None, categories: frozenset[int] | None) -> str | None:
+def _read(entry: Any, images: frozenset[int] | None, categories: frozenset[int] | None) -> CocoDetection | str:
+    """The detection, or what is wrong with the entry."""
     if not isinstance(entry, dict):
         return f"{_short(entry)} is not an object"
     missing = [key for key in CocoDetection.__annotations__ if key not in entry]
     if missing:
         return f"no {', '.join(missing)} (it has {', '.join(map(str, entry)) or 'nothing'})"
-    for key, allowed in (("image_id", images), ("category_id", categories)):
-        value = entry[key]
-        if isinstance(value, bool) or not isinstance(value, int):
-            return f"{key}={_short(value)} is not a whole number"
+    image, category = (v if type(v := entry[k]) is int else as_whole(v) for k in ("image_id", "category_id"))
+    for key, value, allowed in (("image_id", image, images), ("category_id", category, categories)):
+        if value is None:
+            return f"{key}={_short(entry[key])} is not a whole number"
         if allowed is not None and value not in allowed:
             return f"{key}={value} is not in the data set" + (
                 f", which has {sorted(allowed)}" if len(allowed) <= 100 and key == "category_id" else ""
             )
-    box, score = entry["bbox"], entry["score"]
-    if not isinstance(box, list) or len(box) != 4 or not all(_finite(value) for value in box):
-        return f"bbox={_short(box)} is not [x, y, width, height] in finite numbers"
+    box, score = as_box(entry["bbox"]), as_number(entry["score"])
+    if box is None or not all(map(math.isfinite, box)):
+        return f"bbox={_short(entry['bbox'])} is not [x, y, width, height] in finite numbers"
     if box[2] < 0 or box[3] < 0:
-        return f"bbox={_short(box)} has a negative width or height (boxes are [x, y, width, height])"
-    if not _finite(score):
-        return f"score={_short(score)} is not a finite number"
-    return None
-
-
-def _finite(value: Any) -> bool:
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        return False
-    try:
-        return math.isfinite(value)
-    except OverflowError:  # an integer too large for any float
-        return False
+        return f"bbox={_short(entry['bbox'])} has a negative width or height (boxes are [x, y, width, height])"
+    if score is None or not math.isfinite(score):
+        return f"score={_short(entry['score'])} is not a finite number"
+    assert image is not None
+    assert category is not None
+    return {"image_id": image, "category_id": category, "bbox": list(box), "score": score}
 
 
 def _short(value: Any) -> str:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from rich.table import Table
 from rich.text import Text
 
-from ifpn.evaluation.engines import Accumulated
+from ifpn.evaluation.engines import Accumulated, mean_known
 from ifpn.evaluation.ground_truth import GroundTruth
 
 SUMMARY_NAMES = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl")
@@ -50,6 +50,7 @@ class CocoResult:
         per_size: {"small" | "medium" | "large": {"AP", "AP50", "AR100", "boxes"}}.
         precision: (T, R, K) precision at IoU thresholds .5:.05:.95, recalls 0:.01:1, per class, for the
             curves.
+        max_detections: detections of an image and class that count; COCO's, and those of the name AR100, are 100.
         images: images evaluated. images_total: images in the ground truth; more than ``images`` in a partial
             evaluation.
     """
@@ -58,6 +59,7 @@ class CocoResult:
     per_class: dict[str, dict[str, float]]
     per_size: dict[str, dict[str, float]]
     precision: NDArray[np.float64]
+    max_detections: int
     images: int
     images_total: int
 
@@ -89,6 +91,7 @@ class CocoResult:
             per_class=per_class,
             per_size=per_size,
             precision=found.precision[:, :, :, _ALL_AREAS, _MAX_DETECTIONS],
+            max_detections=found.max_detections,
             images=len(truth.image_ids),
             images_total=images_total,
         )
@@ -104,7 +107,8 @@ class CocoResult:
         for left, right in zip(SUMMARY_NAMES[:6], SUMMARY_NAMES[6:], strict=True):
             cells: list[str] = []
             for name in (left, right):
-                cells += [f"[bold]{name}[/]", format_score(self.summary[name]), _MEANING[name]]
+                meaning = _MEANING[name].replace("100", str(self.max_detections))
+                cells += [f"[bold]{name}[/]", format_score(self.summary[name]), meaning]
             numbers.add_row(*cells)
         names = list(self.per_class) if class_names is None else class_names
         return [numbers, _breakdown("size", SIZE_BINS, self.per_size), _breakdown("class", names, self.per_class)]
@@ -129,12 +133,7 @@ def format_score(value: float) -> str:
 def _numbers(found: Accumulated, place: tuple[int | slice, int]) -> dict[str, float]:
     precision = found.precision[:, :, place[0], place[1], _MAX_DETECTIONS]
     recall = found.recall[:, place[0], place[1], _MAX_DETECTIONS]
-    return {"AP": _mean(precision), "AP50": _mean(precision[0]), "AR100": _mean(recall)}
-
-
-def _mean(values: NDArray[np.float64]) -> float:
-    valid = values[values > -1]
-    return float(valid.mean()) if valid.size else -1.0
+    return {"AP": mean_known(precision), "AP50": mean_known(precision[0]), "AR100": mean_known(recall)}
 
 
 def _unique_names(truth: GroundTruth, category_ids: Sequence[int]) -> list[tuple[int, str]]:

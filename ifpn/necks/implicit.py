@@ -7,8 +7,8 @@ from abc import abstractmethod
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol, get_args
 
 import torch
 from torch import Tensor, nn
@@ -18,13 +18,15 @@ from ifpn.errors import UserError
 from ifpn.layers.deform import DeformableConv
 from ifpn.layers.norm import group_norm
 from ifpn.layers.solve_scope import solve_scope
-from ifpn.necks.auxiliary import jacobian_losses
+from ifpn.necks.auxiliary import jacobian_losses, relative_distance, second_evaluation
 from ifpn.necks.neck import ExtraLevelsFrom, Levels, Neck, check_pyramid_sizes
 from ifpn.necks.projection import NormLayer, Projection
-from ifpn.necks.pyramid_layout import PyramidLayout
-from ifpn.necks.transformation import CrossScale, Transformation
-from ifpn.necks.warm_start import warm_start
+from ifpn.necks.pyramid_layout import FlatStep, PyramidLayout, to_network
+from ifpn.necks.transformation import Block, CrossScale, Transformation
+from ifpn.necks.warm_start import LearnedStart, warm_start
 from ifpn.solvers import Equilibrium, Stats, Unroll, spectral_radius
+
+Start = Literal["zero", "learned"]
 
 
 class FixedPointSolver(Protocol):
@@ -51,12 +53,16 @@ class EquilibriumOptions:
     jacobian_every: float = 1.0
     contraction_penalty: float = 0.0
     contraction_margin: float = 0.9
+    correction_weight: float = 0.0
+    start: Start = "zero"
 
     def __post_init__(self) -> None:
         """Refuse what is out of range; NaN too."""
-        for name in ("jacobian_penalty", "contraction_penalty", "contraction_margin"):
+        for name in ("jacobian_penalty", "contraction_penalty", "contraction_margin", "correction_weight"):
             if not getattr(self, name) >= 0:
                 raise UserError(f"{name}={getattr(self, name)}: must be 0 or positive.")
+        if self.start not in get_args(Start):
+            raise UserError(f"start={self.start}: must be 'zero' or 'learned'.")
         if not 0 < self.jacobian_every <= 1:
             raise UserError(f"jacobian_every={self.jacobian_every}: must be a share of the steps, in (0, 1].")
 
@@ -112,6 +118,7 @@ class EquilibriumNeck(Neck):
                 "twice. Set it to 0, or csc.deform=false."
             )
         self.compile_g = options.compile
+        self.learned_start = LearnedStart(out_channels, self.num_levels) if options.start == "learned" else None
         self._compiled: Callable[..., Levels] | None = None
         self.keep_state = False
         self.state: Levels | None = None
@@ -163,31 +170,45 @@ class EquilibriumNeck(Neck):
         return {**super().__getstate__(), "_compiled": None, "state": None, "restarted": None}
 
     def pyramid(self, features: Levels) -> Levels:
-        """Backbone levels to P* (or P* + B), fp32, contiguous. `Unroll(0)` gives B: P^0 is zero for every image."""
+        """Backbone levels to P* (or P* + B), contiguous, fp32 under autocast; to B for `Unroll(0)`, as P^0 = 0."""
         b = self.project(features)
         check_pyramid_sizes(b)
         if isinstance(self.solver, Unroll) and self.solver.steps == 0:
             self.stats = self.state = None
             return b
         f = self.flat_map(b)
+        graded = self.training and torch.is_grad_enabled()
         with solve_scope(self.g):
-            p, self.stats = self._solve(f, b)
-            if self.training and torch.is_grad_enabled():
+            p0 = self._first_state(f)
+            # Before the solve: the last evaluation is the one that BatchNorm's statistics remember.
+            second = second_evaluation(f, p0.detach()) if graded and self.options.correction_weight > 0 else None
+            p, self.stats = self._solve(f, p0.detach())
+            if graded:
                 self.auxiliary_losses |= jacobian_losses(f, p, self.options)
-        levels = f.layout.views(p)
+        if graded and self.learned_start is not None:
+            self.auxiliary_losses["start"] = relative_distance(p0, p)
+        if second is not None:
+            self.auxiliary_losses["correction"] = self.options.correction_weight * relative_distance(second, p)
+        levels = to_network(f.layout.views(p), b)
         if self.state is not None or (self.keep_state and not self.training):
             self.state = f.layout.views(p.detach().clone())  # the caller may change its levels in place
         if self.add_input:
             return [p_l + b_l for p_l, b_l in zip(levels, b, strict=True)]
         return [level.contiguous() for level in levels]
 
-    def _solve(self, f: FlatStep, b: Levels) -> tuple[Tensor, Stats]:
-        """P* from `state`, if it is of the size of B, else from zero."""
-        zero = f.layout.zeros(b[0])
-        if self.state is None or [p.shape for p in self.state] != [b_l.shape for b_l in b]:
-            return self.solver(f, zero, training=self.training)
+    def _first_state(self, f: FlatStep) -> Tensor:
+        """P^0 (N, D): zero, or h(B), which has a gradient in h and none in B."""
+        zeros = f.layout.zeros(f.b[0])
+        if self.learned_start is None:
+            return zeros
+        return f.layout.flatten(self.learned_start([level.detach() for level in f.b]), zeros.dtype)
+
+    def _solve(self, f: FlatStep, p0: Tensor) -> tuple[Tensor, Stats]:
+        """P* from `state`, if it is of the size of B, else from p0 (N, D)."""
+        if self.state is None or [p.shape for p in self.state] != [b.shape for b in f.b]:
+            return self.solver(f, p0, training=self.training)
         with torch.no_grad():
-            known = f.layout.flatten(self.state, zero.dtype).to(zero.device)
+            known = f.layout.flatten(self.state, p0.dtype).to(p0.device)
         first, z0, self.restarted = warm_start(f, known)
         # A value without a graph is of no use to a solver that unrolls.
         return self.solver(f if torch.is_grad_enabled() else first, z0, training=False)
@@ -233,30 +254,6 @@ class EquilibriumNeck(Neck):
         return FlatStep(self, PyramidLayout.of(b), b)
 
 
-@dataclass(frozen=True)
-class FlatStep:
-    """The right-hand side of a neck's equation for given B, on flat states: (N, D) -> (N, D)."""
-
-    neck: EquilibriumNeck
-    layout: PyramidLayout
-    b: Levels
-
-    def __call__(self, p: Tensor) -> Tensor:
-        """Evaluate `EquilibriumNeck.step`; the result has the type of p."""
-        return self.layout.flatten(self.neck.step(self.layout.views(p), self.b), p.dtype)
-
-    @property
-    def take(self) -> Callable[[Tensor], FlatStep] | None:
-        """Restrict to the images `index`, so that a solver need not compute the finished ones.
-
-        None in training, where dropout masks and BatchNorm belong to the whole batch, and with a compiled G, which
-        would be compiled for every batch size.
-        """
-        if self.neck.training or self.neck.compile_g:
-            return None
-        return lambda index: replace(self, b=[level[index] for level in self.b])
-
-
 class ImplicitFPN(EquilibriumNeck):
     """The pyramid P* with P* = G(P* + B), where B is the projected backbone feature and P^0 = 0.
 
@@ -285,6 +282,7 @@ class ImplicitFPN(EquilibriumNeck):
         extra_levels: B6 from the projected C5 (`"p5"`), from C5 (`"c5"`), or neither B6 nor B7
             (`"none"`).
         residual_block: residual blocks R_j in G (paper Table 3, RBL).
+        block: `"basic"`, or `"post_norm"` with a GroupNorm behind the residual block (`ResidualBlock`).
         weight_norm: weight norm on the convolutions of G (paper Sec. 4.2).
         dropout: rate of the variational dropout in the residual blocks (paper Sec. 4.2 names no rate).
         output_norm: GroupNorm on G's output: keeps the iteration bounded when training drives it apart.
@@ -298,12 +296,20 @@ class ImplicitFPN(EquilibriumNeck):
         contraction_penalty: weight of the mean of max(0, 1ᵀ dG/dP - margin)^2 at P* in
             `auxiliary_losses["contraction"]`: zero where G contracts (`ifpn.solvers.contraction_penalty`).
         contraction_margin: the margin.
+        correction_weight: weight of ||P^2 - P*||^2 / ||P*||^2 in `auxiliary_losses["correction"]`: two evaluations
+            at test are to give what the equilibrium gives (Bai et al. 2022, DEQ-Flow's correction loss).
+        start: P^0: `"zero"`, or `"learned"`, h(B) trained by ||h(B) - P*||^2 / ||P*||^2 in
+            `auxiliary_losses["start"]` (`LearnedStart`; Bai et al. 2022, HyperDEQ).
+        fine_every: in the search, evaluate the coarse levels so often per evaluation of all levels: the finest one is
+            most of the work. The fixed point and the graded evaluation stay.
         compile: `torch.compile` for the evaluations that search P*; the graded one stays eager.
 
     Raises:
         UserError: for a G without parameters, rates or weights out of range, and a penalty on the Jacobian with
             deformable kernels (they have no second derivative).
     """
+
+    g: Transformation
 
     def __init__(
         self,
@@ -316,6 +322,7 @@ class ImplicitFPN(EquilibriumNeck):
         solver: FixedPointSolver | None = None,
         extra_levels: ExtraLevelsFrom = "p5",
         residual_block: bool = True,
+        block: Block = "basic",
         weight_norm: bool = True,
         dropout: float = 0.05,
         output_norm: bool = False,
@@ -325,12 +332,16 @@ class ImplicitFPN(EquilibriumNeck):
         jacobian_every: float = 1.0,
         contraction_penalty: float = 0.0,
         contraction_margin: float = 0.9,
+        correction_weight: float = 0.0,
+        start: Start = "zero",
+        fine_every: int = 1,
         compile: bool = False,
     ) -> None:
         g_factory = functools.partial(
             Transformation,
             csc=csc,
             residual_block=residual_block,
+            block=block,
             weight_norm=weight_norm,
             dropout=dropout,
             output_norm=output_norm,
@@ -343,12 +354,27 @@ class ImplicitFPN(EquilibriumNeck):
             jacobian_every=jacobian_every,
             contraction_penalty=contraction_penalty,
             contraction_margin=contraction_margin,
+            correction_weight=correction_weight,
+            start=start,
             compile=compile,
         )
         super().__init__(g_factory, in_channels_list, out_channels, extra_blocks, norm_layer, extra_levels, options)
 
+        self.fine_every = fine_every
+        if fine_every < 1:
+            raise UserError(f"fine_every={fine_every}: must be 1 or more.")
+        if fine_every > 1 and (not isinstance(self.g.csc, PyramidConv) or self.g.csc.ibn is not None):
+            raise UserError(
+                f"fine_every={fine_every}: must be 1 with this csc, whose levels cannot be computed in part. "
+                "Use csc=pyramid with csc.ibn=false."
+            )
+        if fine_every > 1 and compile:
+            raise UserError(f"fine_every={fine_every}: must be 1 with neck.compile=true.")
+
     def step(self, p: Levels, b: Levels) -> Levels:
-        """G(P + B), Eq. 7."""
+        """G(P + B), Eq. 7; where only searched, after `fine_every - 1` evaluations of the coarse levels."""
+        if self.fine_every > 1 and not torch.is_grad_enabled() and not isinstance(self.solver, Unroll):
+            return self.g.forward_with_coarse_steps(p, b, self.fine_every - 1)
         return self.evaluate_g([p_l + b_l for p_l, b_l in zip(p, b, strict=True)])
 
 

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
+
+if TYPE_CHECKING:
+    from ifpn.necks.implicit import EquilibriumNeck
 
 
 @dataclass(frozen=True)
@@ -31,7 +36,8 @@ class PyramidLayout:
     def zeros(self, like: Tensor) -> Tensor:
         """P^0 = 0 for the batch and device of `like`: (N, D), fp32 (or fp64 if `like` is).
 
-        The state stays fp32 under autocast: the solver takes differences of nearly equal states.
+        The state stays fp32 under autocast, and for a network in half precision: the solver takes differences of
+        nearly equal states.
         """
         dtype = torch.promote_types(like.dtype, torch.float32)
         return like.new_zeros((like.shape[0], sum(self.sizes)), dtype=dtype)
@@ -50,3 +56,36 @@ class PyramidLayout:
         for view, level in zip(self.views(z), levels, strict=True):
             view.copy_(level)
         return z
+
+
+def to_network(p: list[Tensor], b: list[Tensor]) -> list[Tensor]:
+    """Levels P in the type that G computes in: that of B for a network converted by `half()`; under autocast as is."""
+    dtype, device = b[0].dtype, b[0].device.type
+    if dtype not in (torch.float16, torch.bfloat16) or torch.is_autocast_enabled(device):
+        return p
+    return [level.to(dtype) for level in p]
+
+
+@dataclass(frozen=True)
+class FlatStep:
+    """The right-hand side of a neck's equation for given B, on flat states: (N, D) -> (N, D)."""
+
+    neck: EquilibriumNeck
+    layout: PyramidLayout
+    b: list[Tensor]
+
+    def __call__(self, p: Tensor) -> Tensor:
+        """Evaluate `EquilibriumNeck.step`; the result has the type of p."""
+        levels = to_network(self.layout.views(p), self.b)
+        return self.layout.flatten(self.neck.step(levels, self.b), p.dtype)
+
+    @property
+    def take(self) -> Callable[[Tensor], FlatStep] | None:
+        """Restrict to the images `index`, so that a solver need not compute the finished ones.
+
+        None in training, where dropout masks and BatchNorm belong to the whole batch, and with a compiled G, which
+        would be compiled for every batch size.
+        """
+        if self.neck.training or self.neck.compile_g:
+            return None
+        return lambda index: replace(self, b=[level[index] for level in self.b])

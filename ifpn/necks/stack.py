@@ -12,6 +12,7 @@ from ifpn.errors import UserError
 from ifpn.layers.norm import group_norm
 from ifpn.necks.neck import ExtraLevelsFrom, Levels, Neck, check_pyramid_sizes
 from ifpn.necks.projection import NormLayer, Projection
+from ifpn.necks.pyramid_layout import to_network
 from ifpn.necks.transformation import CrossScale, Transformation
 
 
@@ -96,13 +97,14 @@ class StackedFPN(Neck):
         return levels
 
     def _injected(self, b: Levels) -> Levels:
-        """P^T, or P^T + B. P is fp32 under autocast, as the state of the implicit neck."""
+        """P^T, or P^T + B. P is fp32 inside, as the state of the implicit neck."""
         if hasattr(self, "input_norm"):
             b = [norm(level) for norm, level in zip(self.input_norm, b, strict=True)]
         dtype = torch.promote_types(b[0].dtype, torch.float32)
         p = [torch.zeros_like(level, dtype=dtype) for level in b]
         for block in self.blocks:
-            p = [level.to(dtype) for level in block(_sum(p, b))]
+            p = [level.to(dtype) for level in block(_sum(to_network(p, b), b))]
+        p = to_network(p, b)
         return _sum(p, b) if self.add_input else p
 
 

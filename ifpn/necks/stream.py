@@ -27,32 +27,33 @@ class Stream:
 
     Attributes:
         evals: evaluations of G per frame, (N,) int64 each; empty where nothing is solved.
+        state: P* of the last frame, (N, C, H_l, W_l) per level, from which the next one starts; None before the first.
     """
 
     def __init__(self, module: nn.Module, detect: Callable[..., Any] | None = None) -> None:
         self._detect = module if detect is None else detect
         self._neck = next((part for part in module.modules() if isinstance(part, EquilibriumNeck)), None)
-        self._state: list[Tensor] | None = None
+        self.state: list[Tensor] | None = None
         self.evals: list[Tensor] = []
 
     def __enter__(self) -> Stream:
         """Start cold."""
-        self._state = None
+        self.state = None
         return self
 
     def __exit__(self, *_: object) -> None:
         """Free the state."""
-        self._state = None
+        self.state = None
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """What the detector returns for this frame."""
         neck = self._neck
         if neck is None:
             return self._detect(*args, **kwargs)
-        neck.keep_state, neck.state = True, self._state
+        neck.keep_state, neck.state = True, self.state
         try:
             result = self._detect(*args, **kwargs)
-            self._state = neck.state
+            self.state = neck.state
         finally:
             neck.keep_state, neck.state = False, None
         if neck.stats is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Literal, get_args
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -11,6 +12,7 @@ from ifpn.errors import UserError
 from ifpn.layers.norm import group_norm
 from ifpn.layers.solve_scope import VariationalDropout, apply_weight_norm
 
+Block = Literal["basic", "post_norm"]
 CrossScale = Callable[[int, int], nn.Module]
 
 
@@ -18,27 +20,31 @@ class ResidualBlock(nn.Module):
     """R(z) = ReLU(z + GN(drop(conv3x3(ReLU(GN(conv3x3(z))))))), C -> C, stride 1, convolutions without bias.
 
     The basic block of He et al. 2016 with GroupNorm (`norm_groups`); dropout after the
-    second convolution as in MDEQ.
+    second convolution as in MDEQ. With `post_norm` a third GroupNorm follows the last ReLU, as in the recurrent mask
+    head of IFR, by two of the authors of i-FPN: it bounds the block whatever its weights.
 
     Args:
         channels: C.
         dropout: rate of the variational dropout, in [0, 1).
+        post_norm: GN(R(z)) instead of R(z).
     """
 
-    def __init__(self, channels: int, dropout: float) -> None:
+    def __init__(self, channels: int, dropout: float, *, post_norm: bool = False) -> None:
         super().__init__()
         self.conv1 = nn.Conv2d(channels, channels, kernel_size=3, padding=1, bias=False)
         self.norm1 = group_norm(channels)
         self.conv2 = nn.Conv2d(channels, channels, kernel_size=3, padding=1, bias=False)
         self.norm2 = group_norm(channels)
         self.dropout = VariationalDropout(dropout)
+        self.norm3 = group_norm(channels) if post_norm else None
         for conv in (self.conv1, self.conv2):
             nn.init.kaiming_normal_(conv.weight, mode="fan_out", nonlinearity="relu")
 
     def forward(self, z: Tensor) -> Tensor:
         """(N, C, H, W) -> (N, C, H, W)."""
         inner = F.relu(self.norm1(self.conv1(z)), inplace=True)
-        return F.relu(z + self.norm2(self.dropout(self.conv2(inner))))
+        out = F.relu(z + self.norm2(self.dropout(self.conv2(inner))))
+        return out if self.norm3 is None else self.norm3(out)
 
 
 class Transformation(nn.Module):
@@ -52,6 +58,7 @@ class Transformation(nn.Module):
         weight_norm: on all convolutions but the offset convolutions of deformable kernels.
         dropout: rate of the variational dropout in R_j; without residual blocks there is none.
         output_norm: GroupNorm with own parameters per level on G's output, which Eq. 8 leaves unbounded.
+        block: the residual block, `"basic"` or `"post_norm"`.
 
     Raises:
         UserError: G would have no parameters, or `dropout` is not in [0, 1).
@@ -67,12 +74,19 @@ class Transformation(nn.Module):
         weight_norm: bool,
         dropout: float,
         output_norm: bool,
+        block: Block = "basic",
     ) -> None:
         super().__init__()
         if not 0 <= dropout < 1:
             raise UserError(f"dropout={dropout}: must be in [0, 1).")
+        if block not in get_args(Block):
+            raise UserError(f"block={block}: must be 'basic' or 'post_norm'.")
+        post_norm = block == "post_norm"
+        if post_norm and not residual_block:
+            raise UserError("block=post_norm: must be basic with residual_block=false, which leaves the block out.")
         if residual_block:
-            self.residual = nn.ModuleList(ResidualBlock(channels, dropout) for _ in range(num_levels))
+            levels = range(num_levels)
+            self.residual = nn.ModuleList(ResidualBlock(channels, dropout, post_norm=post_norm) for _ in levels)
         else:
             self.residual = nn.ModuleList(nn.Identity() for _ in range(num_levels))
         self.csc = csc(channels, num_levels)
@@ -87,7 +101,24 @@ class Transformation(nn.Module):
 
     def forward(self, levels: list[Tensor]) -> list[Tensor]:
         """Z = P + B, levels (N, C, H_l, W_l), fine to coarse, in; G(Z) of the same shapes out."""
-        outputs: list[Tensor] = self.csc([r(z) for r, z in zip(self.residual, levels, strict=True)])
+        return self._normed(self.csc([r(z) for r, z in zip(self.residual, levels, strict=True)]))
+
+    def forward_with_coarse_steps(self, p: list[Tensor], b: list[Tensor], steps: int) -> list[Tensor]:
+        """G(P' + B), where P' is P after `steps` evaluations of all levels but the finest, which is held.
+
+        The fixed points of this map are those of P -> G(P + B). R_0 of the finest level, which makes up more than half
+        of an evaluation, is computed once. For a csc that can compute a part of its outputs (`PyramidConv`).
+        """
+        fine, *coarse = self.residual
+        held = fine(p[0] + b[0])
+        above = p[1:]
+        for _ in range(steps):
+            moved = [r(p_l + b_l) for r, p_l, b_l in zip(coarse, above, b[1:], strict=True)]
+            above = self._normed(self.csc([held, *moved], first=1), first=1)
+        moved = [r(p_l + b_l) for r, p_l, b_l in zip(coarse, above, b[1:], strict=True)]
+        return self._normed(self.csc([held, *moved]))
+
+    def _normed(self, outputs: list[Tensor], first: int = 0) -> list[Tensor]:
         if self.norm is None:
             return outputs
-        return [norm(out) for norm, out in zip(self.norm, outputs, strict=True)]
+        return [norm(out) for norm, out in zip(list(self.norm)[first:], outputs, strict=True)]

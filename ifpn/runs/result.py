@@ -35,6 +35,7 @@ class RunResult:
         best_AP: the best value of the monitored number so far.
         solver: the last readings of `SolverMonitor`.
         parameters: of the detector.
+        multiply_adds: of the detector for one validation image; None for a compiled one.
         seconds_per_step: median over the batches.
         choices: the option of each configuration group, {"neck": "implicit", ...}; empty in files of ifpn 0.1.
         config: the resolved configuration.
@@ -51,6 +52,7 @@ class RunResult:
     best_AP: float | None = None  # a key of the file
     solver: dict[str, float] = field(default_factory=dict)
     parameters: int | None = None
+    multiply_adds: int | None = None
     seconds_per_step: float | None = None
     choices: dict[str, str | None] = field(default_factory=dict)
     config: dict[str, Any] = field(default_factory=dict)

@@ -13,8 +13,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from lightning_fabric.loggers.logger import rank_zero_experiment
-from pytorch_lightning.loggers import CSVLogger, Logger, WandbLogger
+from PIL import Image
+from pytorch_lightning.loggers import CSVLogger, Logger, TensorBoardLogger, WandbLogger
 from pytorch_lightning.loggers.csv_logs import ExperimentWriter
 
 from ifpn.errors import ConfigError
@@ -120,14 +122,24 @@ class WandbRun(WandbLogger):
             self._experiment = None
 
 
-def log_media(logger: WandbLogger, pictures: Sequence[Path], scores: Mapping[str, Any]) -> None:
-    """Log pictures as `run/<name>`, and the tables `run/summary` and `run/per_class`.
+def log_pictures(loggers: Iterable[Logger], pictures: Sequence[Path], step: int) -> None:
+    """Log PNG files as `run/<name>` to every logger that shows pictures: Weights & Biases and TensorBoard."""
+    for logger in loggers:
+        for picture in pictures:
+            if isinstance(logger, WandbLogger):
+                logger.log_image(f"run/{picture.stem}", [str(picture)])
+            elif isinstance(logger, TensorBoardLogger):
+                with Image.open(picture) as file:
+                    pixels = np.asarray(file.convert("RGB"))
+                logger.experiment.add_image(f"run/{picture.stem}", pixels, step, dataformats="HWC")
+
+
+def log_tables(logger: WandbLogger, scores: Mapping[str, Any]) -> None:
+    """Log the tables `run/summary` and `run/per_class`.
 
     scores: `summary` {metric: value in 0..1} and `per_class` {class: {"AP", "AP50", "AR100", "boxes"}}, both None
     before the first validation. COCO's -1, where there is nothing to find, becomes an empty cell.
     """
-    for picture in pictures:
-        logger.log_image(f"run/{picture.stem}", [str(picture)])
     for name, (columns, rows) in media_tables(scores).items():
         logger.log_table(f"run/{name}", columns=columns, data=rows)
 

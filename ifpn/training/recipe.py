@@ -95,22 +95,20 @@ class Recipe:
     curve: LearningRateCurve
     max_steps: int | None
     max_epochs: int | None
-    batch_size: int
     base_batch_size: int
     scaling: str
     gradient_clip: float | None
     val_every: int | None
-    min_size: Sequence[int]
-    max_size: int
-    backbone_lr: float = 1.0
+    backbone_lr: float
 
-    def plan(self, world_size: int, accumulate: int, batches_per_epoch: int) -> Plan:
+    def plan(self, batch_size: int, world_size: int, accumulate: int, batches_per_epoch: int) -> Plan:
         """Apply the rule for other batch sizes.
 
         Args:
-            world_size: processes. accumulate: batches per optimiser step. batches_per_epoch: per process.
+            batch_size: images per process and batch. world_size: processes. accumulate: batches per optimiser step.
+            batches_per_epoch: per process.
         """
-        batch = self.batch_size * world_size * accumulate
+        batch = batch_size * world_size * accumulate
         ratio = batch / self.base_batch_size if self.scaling == "linear" else 1.0
         lr = float(self.optimizer.keywords["lr"])
         if self.max_steps is not None:
@@ -120,7 +118,7 @@ class Recipe:
             steps, curve = math.ceil(batches_per_epoch / accumulate) * self.max_epochs, self.curve
         summary = (
             f"{batch} images per step "
-            f"({self.batch_size} per device x {world_size} device(s) x {accumulate} accumulated), "
+            f"({batch_size} per device x {world_size} device(s) x {accumulate} accumulated), "
             f"{steps} steps, lr {lr * ratio:g}"
             + (f" (the backbone's times {self.backbone_lr:g})" if self.backbone_lr != 1.0 else "")
         )

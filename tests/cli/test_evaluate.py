@@ -33,6 +33,7 @@ def evaluate(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., o
         monkeypatch.setattr(module, "load", lambda path, device: detector)
         node = {"_target_": "ifpn.data.DetectionData", "root": str(root), "batch_size": 2, "seed": 0, "workers": 0}
         settings = {"ckpt": "x.ckpt", "predictions": None, "submission": None, "test_evals": None, "device": "cpu"}
+        settings |= {"batch_size": 2}
         thresholds = {"iou_threshold": 0.5, "score_threshold": 0.3}
         cfg = {**settings, "confusion": thresholds, "run_dir": str(tmp_path / "out"), "data": {**node, **(data or {})}}
         made = OmegaConf.create({**cfg, **more})

@@ -10,7 +10,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
-from ifpn.cli.quoting import quote_paths
+from ifpn.cli.quoting import expand_seeds, quote_paths
+from ifpn.errors import ConfigError
 
 
 def arrived(argument: str) -> object:
@@ -46,9 +47,29 @@ def test_words_and_quotes_keep_their_meaning(argument: str, value: object) -> No
 
 
 def test_other_settings_are_left_to_hydra() -> None:
-    arguments = ["schedule.min_size=[64,96]", "-m", "seed=0,1", "+x={a: 1}", "~callbacks.best"]
+    arguments = ["image.min_size=[64,96]", "-m", "seed=0,1", "+x={a: 1}", "~callbacks.best"]
     assert quote_paths(arguments) == arguments
 
 
 def test_in_a_sweep_a_comma_separates_folders() -> None:
     assert quote_paths(["-m", "data.root=a,b", "run_dir=my runs"]) == ["-m", "data.root=a,b", 'run_dir="my runs"']
+
+
+def test_seeds_are_a_sweep_over_seed() -> None:
+    assert expand_seeds(["-m", "seeds=3", "neck=fpn"]) == ["-m", "neck=fpn", "seed=0,1,2"]
+    assert expand_seeds(["experiment=table4", "seeds=1"]) == ["experiment=table4", "seed=0"]
+    assert expand_seeds(["-m", "seed=1,2"]) == ["-m", "seed=1,2"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["-m", "seeds=0"], "whole number from 1 to 1000"),
+        (["-m", "seeds=x"], "whole number from 1 to 1000"),
+        (["-m", "seeds=2", "seed=1"], "cannot stand beside seed"),
+        (["seeds=2"], "add -m"),
+    ],
+)
+def test_seeds_that_cannot_be_meant(arguments: list[str], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        expand_seeds(arguments)

@@ -12,6 +12,8 @@ import pytest
 
 from tests.conftest import ROOT
 
+pytestmark = pytest.mark.process
+
 APP = ROOT / "tests" / "cli" / "app.py"
 
 

@@ -14,6 +14,8 @@ from tests.cli.test_train import SMALL
 from tests.conftest import ROOT
 from tests.training.harness import PATIENCE
 
+pytestmark = pytest.mark.process
+
 # Steps of 1e37 take the activations out of float32 after the first step (1e38, divided by AdamW's 0.1, is no float32
 # itself); the second meets a loss that is not finite.
 RATES = ("0.001", "1e37", "0.002")
@@ -23,10 +25,10 @@ def sweep(folder: Path) -> subprocess.CompletedProcess[str]:
     command = [
         sys.executable, "train.py", "-m", f"schedule.optimizer.lr={','.join(RATES)}", "-j", "1",
         f"hydra.sweep.dir={folder}",
-        *SMALL, f"data.root={folder}.data", "data.generate.num_train=8", "data.workers=0", "schedule.batch_size=2",
+        *SMALL, f"data.root={folder}.data", "data.generate.num_train=8", "data.workers=0", "data.batch_size=2",
         "schedule.max_epochs=1", "schedule.curve.warmup_steps=0", "schedule.gradient_clip=null",
         "trainer=ddp", "trainer.devices=2", f"trainer.strategy.timeout_seconds={55 * PATIENCE}", "~callbacks.export",
-        "callbacks.run_report.samples=1",
+        "callbacks.pictures.samples=1",
     ]  # fmt: skip
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=280 * PATIENCE)
 

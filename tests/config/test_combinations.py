@@ -6,10 +6,8 @@ from itertools import combinations, product
 
 import pytest
 import torch
-from hydra import compose, initialize_config_dir
-from hydra.core.hydra_config import HydraConfig
 from hydra.utils import instantiate
-from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf import DictConfig, OmegaConf
 
 from ifpn.config.allowlist import check_targets
 from ifpn.config.build import build_detector
@@ -17,8 +15,9 @@ from ifpn.config.paths import CONF
 from ifpn.config.rules import BLOCK_NECKS, SOLVING_NECKS, check_rules
 from ifpn.errors import ConfigError
 from ifpn.training import Recipe
+from tests.config.composing import with_choices
 
-GROUPS = ("backbone", "neck", "csc", "solver", "detector", "schedule", "data", "trainer", "logger")
+GROUPS = ("backbone", "neck", "csc", "solver", "detector", "schedule", "data", "trainer", "logger", "recipe")
 
 
 def options(group: str) -> list[str]:
@@ -60,16 +59,7 @@ def covering(groups: dict[str, list[str]]) -> list[Choice]:
 
 
 def composed(overrides: list[str]) -> DictConfig:
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        cfg = compose("train", overrides=overrides, return_hydra_config=True)
-    choices = dict(cfg.hydra.runtime.choices)
-    # Some settings are named after the job, which only Hydra's own configuration knows.
-    HydraConfig.instance().set_config(cfg)
-    with open_dict(cfg):
-        del cfg["hydra"]
-    cfg.run_dir = "unused"
-    resolved = OmegaConf.create(OmegaConf.to_container(cfg, resolve=True))
-    assert isinstance(resolved, DictConfig)
+    resolved, choices = with_choices(*overrides)
     check_rules(resolved, overrides, choices)
     return resolved
 
@@ -77,11 +67,54 @@ def composed(overrides: list[str]) -> DictConfig:
 @pytest.mark.parametrize("group", GROUPS)
 def test_every_option_composes_and_names_allowed_classes(group: str) -> None:
     for option in options(group):
-        overrides = [f"{group}={option}"]
+        overrides = [f"{group}={option}", *(["recipe=small"] if group == "schedule" else [])]
         if option == "coco":
             overrides.append("data.root=somewhere")
         # A solver or block means nothing to a neck without one; that is refused elsewhere.
         check_targets(composed(overrides))
+
+
+@pytest.mark.parametrize("group", ["data", "schedule"])
+@pytest.mark.parametrize("recipe", options("recipe"))
+def test_data_and_schedule_touch_nothing_but_themselves(group: str, recipe: str) -> None:
+    """So that a comparison over `schedule=` or `data=` compares just that: what crosses groups is a recipe."""
+    made = []
+    for option in options(group):
+        cfg = composed([f"recipe={recipe}", f"{group}={option}", *(["data.root=x"] if option == "coco" else [])])
+        config = OmegaConf.to_container(cfg)
+        assert isinstance(config, dict)
+        assert config.pop(group)["_target_"]
+        made.append(config)
+    assert len(made) > 1
+    assert all(config == made[0] for config in made)
+
+
+# A recipe's optimiser, shorter sides, longer side, images per device, width, stabilise
+RECIPES = {
+    "quick": ("AdamW", [256], 448, 8, 64, True),
+    "small": ("AdamW", [256], 448, 8, 128, True),
+    "paper": ("SGD", [800], 1333, 2, 256, False),
+    "paper_2x": ("SGD", [640, 672, 704, 736, 768, 800], 1333, 2, 256, False),
+}
+
+
+@pytest.mark.parametrize("recipe", options("recipe"))
+def test_a_recipe_sets_schedule_image_batch_width_and_norms_and_nothing_else(recipe: str) -> None:
+    cfg = composed([f"recipe={recipe}"])
+    optimizer = cfg.schedule.optimizer._target_.rpartition(".")[2]
+    found = (optimizer, cfg.image.min_size, cfg.image.max_size, cfg.data.batch_size, cfg.neck.out_channels)
+    assert (*found, cfg.neck.add_input) == RECIPES[recipe]
+    assert cfg.schedule.max_steps == {"paper": 90_000, "paper_2x": 180_000}.get(recipe)
+    other = composed(["recipe=small"])
+    for key in set(cfg) - {"image", "schedule", "stabilise", "data", "neck"}:
+        assert cfg[key] == other[key], key
+    assert {k for k in cfg.data if cfg.data[k] != other.data[k]} <= {"batch_size"}
+    norms = {"output_norm", "input_norm", "add_input"}
+    assert {k for k in cfg.neck if cfg.neck[k] != other.neck[k]} <= {"out_channels", *norms}
+
+
+def test_the_default_recipe_is_the_one_for_peoples_own_photographs() -> None:
+    assert composed([]) == composed(["recipe=small"])
 
 
 STEPS = covering(
@@ -104,11 +137,11 @@ def test_a_choice_takes_a_training_step(choice: Choice) -> None:
     if choice["neck"] not in BLOCK_NECKS:
         overrides = [o for o in overrides if not o.startswith("csc=")]
     cfg = composed(
-        [*overrides, "backbone.weights=none", "neck.channels=16", "schedule.min_size=[64]", "schedule.max_size=96"]
+        [*overrides, "backbone.weights=none", "neck.out_channels=16", "image.min_size=[64]", "image.max_size=96"]
     )
     detector = build_detector(cfg, num_classes=3).train()
     recipe: Recipe = instantiate(cfg.schedule)
-    optimizer, _ = recipe.build(detector, recipe.plan(1, 1, 10))
+    optimizer, _ = recipe.build(detector, recipe.plan(2, 1, 1, 10))
     targets = [
         {"boxes": torch.tensor([[4.0, 4.0, 40.0, 44.0], [20.0, 8.0, 60.0, 60.0]]), "labels": torch.tensor([0, 2])},
         {"boxes": torch.zeros(0, 4), "labels": torch.zeros(0, dtype=torch.int64)},

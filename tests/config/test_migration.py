@@ -28,11 +28,24 @@ CONFIGS: dict[str, dict[str, Any]] = json.loads(lzma.decompress((OLD / "configs.
 # The run of the fixture, in today's keys.
 RUN = [
     *("data.root=shapes", "scale=smoke", "data.generate.num_train=6", "data.generate.num_val=2"),
-    *("neck.channels=8", "detector.num_convs=1", "detector.prior=0.3", "detector.score_threshold=0.01"),
-    *("schedule.min_size=[64]", "schedule.max_size=96", "schedule.max_steps=2"),
+    *("neck.out_channels=8", "detector.num_convs=1", "detector.prior=0.3", "detector.score_threshold=0.01"),
+    *("image.min_size=[64]", "image.max_size=96", "schedule.max_steps=2"),
 ]
-# Overrides of `CONFIGS` that are spelt otherwise today.
-TODAY: dict[str, str] = {}
+# Overrides of `CONFIGS` that are spelt otherwise today: 0.1.0 set width, image and batch by data and schedule.
+TODAY = {
+    "neck.channels=32": "neck.out_channels=32",
+    "schedule.batch_size=4": "data.batch_size=4",
+    "schedule.max_size=512": "image.max_size=512",
+    "schedule=1x": "recipe=paper",
+    "schedule=2x": "recipe=paper_2x neck.out_channels=64",
+}
+
+
+def today(typed: str) -> list[str]:
+    """The overrides that say the same today; 0.1.0's default was what recipe=quick is."""
+    overrides = " ".join(TODAY.get(o, o) for o in typed.split()).split()
+    named = any(o.startswith(("recipe=", "experiment=")) for o in overrides)
+    return overrides if named else ["recipe=quick", *overrides]
 
 
 @pytest.fixture
@@ -87,10 +100,10 @@ def test_an_upgraded_configuration_builds_what_todays_says(typed: str) -> None:
     upgraded = migrate(config)
     assert config == before
     assert migrate(upgraded) == upgraded
-    today = OmegaConf.to_container(composed(*(TODAY.get(o, o) for o in typed.split())))
-    assert isinstance(today, dict)
-    for part in (*BUILT, "schedule", "data"):
-        assert upgraded[part] == today[part], part
+    wanted = OmegaConf.to_container(composed(*today(typed)))
+    assert isinstance(wanted, dict)
+    for part in (*BUILT, "image", "schedule", "data"):
+        assert upgraded[part] == wanted[part], part
 
 
 def test_moved_classes_are_found_where_they_went() -> None:

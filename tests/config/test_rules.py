@@ -40,8 +40,8 @@ def test_the_default_configuration_is_accepted() -> None:
         ("solver.train_evals=abc", "solver.train_evals=abc is not allowed"),
         ("solver.train_evals=1.5", "a whole number"),
         ("solver.train_evals=true", "solver.train_evals=true is not allowed"),
-        ("schedule.batch_size=0", "schedule.batch_size=0 is not allowed"),
-        ("schedule.min_size=800", "a list ([a, b])"),
+        ("data.batch_size=0", "data.batch_size=0 is not allowed"),
+        ("image.min_size=800", "a list ([a, b])"),
         ("schedule.scaling=cubic", "one of linear, none"),
         ("schedule.optimizer.lr=0", "a number above 0"),
         ("schedule.optimizer.lr=.nan", "a number above 0"),
@@ -50,7 +50,7 @@ def test_the_default_configuration_is_accepted() -> None:
         ("seed=-3", "seed=-3 is not allowed"),
         ("schedule.max_steps=10", "exactly one of the two"),
         ("schedule.max_epochs=null", "exactly one of the two"),
-        ("schedule.max_size=64", "exceeds schedule.max_size=64"),
+        ("image.max_size=64", "exceeds image.max_size=64"),
         ("data=coco", "data.root has no value: give it on the command line"),
     ],
 )
@@ -74,8 +74,15 @@ def test_a_choice_without_meaning_is_refused(overrides: tuple[str, ...], words: 
     assert words in refusal(*overrides)
 
 
+@pytest.mark.parametrize("schedule", ["1x", "2x"])
+def test_a_schedule_that_used_to_set_images_too_asks_for_a_recipe(schedule: str) -> None:
+    assert "Use recipe=paper" in refusal(f"schedule={schedule}")
+    cfg, choices = composed(f"schedule={schedule}", "recipe=small")
+    check_rules(cfg, [f"schedule={schedule}", "recipe=small"], choices)
+
+
 def test_milestones_must_increase() -> None:
-    assert "must increase" in refusal("schedule=1x", "schedule.curve.milestones=[80000,60000]")
+    assert "must increase" in refusal("recipe=paper", "schedule.curve.milestones=[80000,60000]")
 
 
 def test_every_rule_speaks_of_a_setting_that_exists() -> None:
@@ -88,7 +95,7 @@ def test_every_rule_speaks_of_a_setting_that_exists() -> None:
         ("neck=stack",),
         ("neck=fpn",),
         ("csc=bifpn",),
-        ("schedule=1x",),
+        ("recipe=paper",),
         ("detector=atss",),
         ("detector=autoassign",),
         ("detector=fcos",),

@@ -11,7 +11,7 @@ from PIL import Image
 
 from ifpn.cli.check_data import main
 from ifpn.data import Augment, DataError, DetectionData, ImageReading
-from ifpn.data.check import check_split, shared_files
+from ifpn.data.check import check_split, shared_images
 from ifpn.errors import ConfigError
 from ifpn.plots.dataset import as_json, as_text, draw_page
 from tests.data.cases import entry
@@ -37,7 +37,7 @@ def test_a_sound_set_has_no_defects(coco_folder: Callable[..., Path]) -> None:
     assert (report.images, report.boxes, report.crowd, report.counts) == (4, 4, 0, {})
     assert report.classes["3 cat"] == {"boxes": 2, "small": 2, "medium": 0, "large": 0}
     assert "no defects" in as_text([report])
-    assert shared_files(data.annotations, data.annotations) == ["1.jpg", "2.jpg", "3.jpg", "4.jpg"]
+    assert [Path(file).name for file in shared_images(data, data)] == ["1.jpg", "2.jpg", "3.jpg", "4.jpg"]
 
 
 def test_every_defect_is_reported_with_its_ids(coco_folder: Callable[..., Path]) -> None:
@@ -105,6 +105,6 @@ def test_the_command_writes_reports_and_says_by_its_status(
     assert "DEFECT missing_file: 1" in capsys.readouterr().out
     assert {path.name for path in (tmp_path / "out").iterdir()} == {"report.txt", "report.json", "train.png", "val.png"}
     assert len(json.loads((tmp_path / "out/report.json").read_text())["splits"]) == 2
-    assert main([str(tmp_path), "--out", str(tmp_path / "none")]) == 2
+    assert main([str(tmp_path / "out"), "--out", str(tmp_path / "none")]) == 2
     with pytest.raises(ConfigError, match=r"data\.augment\.iou_crop=7"):
         main([str(root), "--out", str(tmp_path / "out"), "--iou-crop", "7"])

@@ -13,7 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ifpn.data import BadImage, CocoDataset, DataError, DefectPolicy, DetectionData, load_annotations
-from ifpn.data.coco.layout import find_split, resolve_file, unsafe_reason
+from ifpn.data.coco.files import resolve_file, unsafe_reason
+from ifpn.data.coco.layout import find_split
 from tests.data.cases import document, entry, picture
 
 LAYOUTS = [
@@ -58,7 +59,7 @@ def test_missing_and_ambiguous_files_are_explained(coco_folder: Callable[..., Pa
         find_split(root, "val")
     with pytest.raises(ValueError, match="allowed are train, val"):
         find_split(root, "test")
-    (root / "images").rename(root / "elsewhere")
+    (root / "images").rename(tmp_path / "elsewhere")
     data = DetectionData(root, batch_size=2, seed=0)
     with pytest.raises(DataError, match="train_images"):
         data.setup("fit")

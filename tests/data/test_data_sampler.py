@@ -124,7 +124,7 @@ def test_an_abandoned_iteration_moves_nothing() -> None:
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
-        ({"num_images": 3}, "schedule.batch_size"),
+        ({"num_images": 3}, "data.batch_size"),
         ({"num_images": 0}, "num_images=0"),
         ({"batch_size": 0}, "batch_size=0"),
         ({"seed": -1}, "seed=-1"),

@@ -101,6 +101,6 @@ def test_impossible_distances_are_refused(tmp_path: Path) -> None:
 
 
 def test_defaults_are_the_configurations() -> None:
-    config = yaml.safe_load((ROOT / "conf/data/wires.yaml").read_text())["data"]["generate"]
+    config = yaml.safe_load((ROOT / "conf/data/wires.yaml").read_text())["generate"]
     assert config.pop("_target_") == "ifpn.data.Wires"
     assert Wires(**config) == Wires()

@@ -11,6 +11,8 @@ from torch.nn.parallel import DistributedDataParallel
 
 from tests.detectors.cases import DETECTORS, make_detector, make_target
 
+pytestmark = pytest.mark.process
+
 BATCHES = {
     "boxes everywhere": [
         make_target([[5, 5, 40, 40], [20, 10, 60, 50]], [0, 2]),

@@ -87,12 +87,14 @@ def test_any_json_is_read_or_refused_with_a_sentence(tmp_path_factory, content) 
     [
         ({"image_id": 2}, "image_id=2 is not in the data set"),
         ({"category_id": 3}, r"category_id=3 is not in the data set, which has \[1, 4, 7, 10\]"),
-        ({"image_id": "8"}, "image_id='8' is not a whole number"),
+        ({"image_id": "eight"}, "image_id='eight' is not a whole number"),
+        ({"image_id": True}, "image_id=True is not a whole number"),
         ({"bbox": [1, 2, 3]}, r"bbox=\[1, 2, 3\] is not"),
         ({"bbox": [1, 2, math.nan, 3]}, "nan"),
         ({"bbox": [10, 10, -5, 3]}, "negative width or height"),
         ({"score": math.inf}, "score=inf is not a finite number"),
-        ({"score": "0.9"}, "score='0.9'"),
+        ({"score": "high"}, "score='high'"),
+        ({"score": True}, "score=True"),
     ],
 )
 def test_a_faulty_entry_is_named_with_its_value(tmp_path, change, message) -> None:

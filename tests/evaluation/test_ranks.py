@@ -11,6 +11,8 @@ from torch import multiprocessing as mp
 from ifpn.evaluation import SUMMARY_NAMES, CocoEvaluator, CocoMetric
 from tests.evaluation.cases import random_case
 
+pytestmark = pytest.mark.process
+
 IDS = [1, 4, 7, 10]
 
 

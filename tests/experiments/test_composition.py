@@ -84,7 +84,7 @@ def test_each_row_builds_what_the_row_says(table: Table, row: Row, scale: str) -
     check_rules(OmegaConf.create(config), overrides, dict(cfg.hydra.runtime.choices))
     check_targets(config)
     # What build_detector hands on by itself; all else must be an argument of what it configures.
-    given = {"neck": {"channels"}, "detector": {"in_levels", "extra_levels"}}
+    given = {"detector": {"in_levels", "extra_levels"}}
     for part in ("backbone", "neck", "detector", "schedule", "data"):
         taken = {"_target_", "_partial_", *parameters_of(config[part]["_target_"])} | given.get(part, set())
         unknown = set(config[part]) - taken
@@ -96,7 +96,7 @@ def parameters_of(target: str) -> list[str]:
 
 
 # Sec. 3.2 and 4.2 for every implicit neck, and what the paper does not mention off or absent.
-PAPERS_NECK = {"channels": 256, "weight_norm": True, "dropout": 0.05, "output_norm": False, "jacobian_penalty": 0.0}
+PAPERS_NECK = {"out_channels": 256, "weight_norm": True, "dropout": 0.05, "output_norm": False, "jacobian_penalty": 0.0}
 
 
 @pytest.mark.parametrize(("table", "row"), OURS, ids=words)
@@ -106,7 +106,7 @@ def test_presets_of_small_scales_do_not_reach_the_papers_neck(table: Table, row:
     neck = config["neck"]
     given = {key: neck[key] for key in PAPERS_NECK if key in neck}
     assert given == {key: PAPERS_NECK[key] for key in given}
-    assert neck["channels"] == 256
+    assert neck["out_channels"] == 256
     if neck["_target_"] == "ifpn.necks.ImplicitFPN":
         assert set(given) == set(PAPERS_NECK)
         assert neck["residual_block"] is (row.name != "csc")
@@ -127,12 +127,12 @@ def test_rows_of_a_small_table_are_trained_alike(table: Table) -> None:
     ]
     for part in ("data", "backbone", "schedule", "trainer", "seed"):
         assert all(config[part] == made[0][part] for config in made)
-    assert {config["neck"]["channels"] for config in made} == {128}
+    assert {config["neck"]["out_channels"] for config in made} == {128}
     schedule = made[0]["schedule"]
     assert schedule["max_epochs"] >= 1
     assert 256 <= min(schedule["min_size"]) <= schedule["max_size"] <= 384
     assert made[0]["backbone"]["_target_"] == "ifpn.backbones.efficientnet_lite0"
-    typed = ("schedule.max_epochs=10", "schedule.min_size=[256,320,384]", "schedule.max_size=512")
+    typed = ("schedule.max_epochs=10", "image.min_size=[256,320,384]", "image.max_size=512")
     other = resolved(composed(f"experiment={table.experiment}", "scale=small", "data.root=x", *typed))["schedule"]
     assert (other["max_epochs"], other["min_size"], other["max_size"]) == (10, [256, 320, 384], 512)
 

@@ -51,6 +51,8 @@ NECKS |= {f"implicit {c} {s}": partial(ImplicitFPN, csc=CSC[c], solver=SOLVERS[s
 NECKS |= {f"mdeq {s}": partial(MDEQ, solver=SOLVERS[s]) for s in SOLVERS}
 NECKS |= {
     "output norm": partial(ImplicitFPN, output_norm=True),
+    "learned start": partial(ImplicitFPN, start="learned", correction_weight=0.1),
+    "post norm": partial(ImplicitFPN, block="post_norm"),
     "no residual block": partial(ImplicitFPN, residual_block=False),
     "no weight norm": partial(ImplicitFPN, weight_norm=False, dropout=0.0),
     "lateral norm": partial(ImplicitFPN, norm_layer=nn.BatchNorm2d),
@@ -171,6 +173,12 @@ def test_stats_tell_of_the_last_forward() -> None:
             "leaves G without parameters",
         ),
         (lambda: StackedFPN(CHANNELS, 16, csc=NoFusion), "^csc=none: must be another one with neck=stack"),
+        (lambda: ImplicitFPN(CHANNELS, 16, start="mean"), "^start=mean: must be 'zero' or 'learned'"),
+        (lambda: ImplicitFPN(CHANNELS, 16, block="pre"), "^block=pre: must be 'basic' or 'post_norm'"),
+        (
+            lambda: ImplicitFPN(CHANNELS, 16, residual_block=False, block="post_norm"),
+            "^block=post_norm: must be basic with residual_block=false",
+        ),
         (lambda: StackedFPN(CHANNELS, 16, repeats=0), "^repeats=0: must be 1 or more"),
         (
             lambda: ImplicitFPN(CHANNELS, 16, csc=CSC["deform"], jacobian_penalty=0.1),
@@ -229,14 +237,14 @@ def test_constructor_defaults_are_the_configurations(path: Path) -> None:
     parameters = inspect.signature(get_class(config.pop("_target_"))).parameters
     assert config.pop("_partial_") is True
     if path.parent.name == "neck":
-        assert config.pop("channels") == 256
+        assert config.pop("out_channels") == 256
     for group in ("csc", "solver"):
         if group in parameters:
             assert config.pop(group) == f"${{{group}}}"
     options = {name: p.default for name, p in parameters.items() if p.kind is p.KEYWORD_ONLY}
     # Other groups decide these: csc, solver, and for extra_levels the detector.
     elsewhere = ("csc", "solver", "extra_levels")
-    stabilise = yaml.safe_load((path.parents[1] / "train.yaml").read_text())["stabilise"]
-    # The schedule decides these; the paper's leave them off.
+    stabilise = yaml.safe_load((CONF / "recipe" / "paper.yaml").read_text())["stabilise"]
+    # The recipe decides these; the paper's leaves them off.
     config = {name: stabilise if value == "${stabilise}" else value for name, value in config.items()}
     assert config == {name: default for name, default in options.items() if name not in elsewhere}

@@ -193,3 +193,43 @@ def test_a_predictor_tells_the_evaluations_of_each_frame() -> None:
     assert found[0].scores == pytest.approx(found[1].scores, abs=1e-3)  # both to a residual of 1e-3
     assert predictor(image).solver == found[0].solver
     assert [rows.tolist() for rows in stream.evals] == [[n] for n in evals]
+
+
+def test_a_learned_start_is_the_zero_start_until_it_is_trained() -> None:
+    zero, learned = build(), build(start="learned")
+    assert not zero.state_dict().keys() & {name for name in learned.state_dict() if "learned_start" in name}
+    with torch.no_grad():
+        for name, level in zero(features()).items():
+            assert torch.equal(learned(features())[name], level)
+
+
+def test_the_loss_of_a_learned_start_is_its_distance_from_the_fixed_point_and_reaches_it_alone() -> None:
+    neck = build(start="learned", dropout=0.0).train()
+    neck(features())
+    loss = neck.auxiliary_losses["start"]
+    assert loss.item() == pytest.approx(1)  # h = 0
+    loss.backward()
+    assert {name.split(".")[0] for name, p in neck.named_parameters() if p.grad is not None} == {"learned_start"}
+
+
+def test_a_learned_start_saves_evaluations() -> None:
+    """Trained on the fixed points of the two images that it is tried on."""
+    neck, cold = build(start="learned"), build()
+    cold.load_state_dict(neck.state_dict(), strict=False)
+    x, target = features(), held(cold, features())
+    with torch.no_grad():
+        expected, evals = list(cold(x).values()), cold.evals()
+    b = [level.detach() for level in neck.project(list(x.values()))]
+    assert neck.learned_start is not None
+    optimizer = torch.optim.Adam(neck.learned_start.parameters(), lr=3e-2)
+    for _ in range(60):
+        guess = neck.learned_start(b)
+        loss = torch.stack([(p - q).square().sum() for p, q in zip(guess, target, strict=True)]).sum()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    with torch.no_grad():
+        found = list(neck(x).values())
+    for level, other in zip(found, expected, strict=True):
+        assert float((level - other).norm() / other.norm()) < 4e-3
+    assert bool((neck.evals() < evals).all())

@@ -55,7 +55,7 @@ def test_a_step_with_every_solver_beside_an_fpns(monkeypatch: pytest.MonkeyPatch
     monkeypatch.syspath_prepend(str(ROOT / "scripts"))
     bench = script("bench_step")
     options = Namespace(device="cpu", precision="fp32", height=64, width=64, batch=1)
-    small = ["neck.channels=32", "backbone=resnet18", "backbone.weights=none"]
+    small = ["neck.out_channels=32", "backbone=resnet18", "backbone.weights=none"]
     spent = []
     for name in bench.CASES:
         case = bench.Case([*small, *name.split()], options)

@@ -27,7 +27,7 @@ def make(*overrides: str, classes: int = 3) -> Predictor:
     small = (
         "experiment=paper",
         "scale=smoke",
-        "neck.channels=8",
+        "neck.out_channels=8",
         "detector.num_convs=1",
         "backbone=efficientnet_lite0",
     )

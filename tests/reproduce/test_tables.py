@@ -111,11 +111,11 @@ def test_a_missing_row_is_blank_and_never_zero(tmp_path: Path) -> None:
     ("change", "mark"),
     [
         ({"coco": False}, "data coco_person"),
-        ({("neck", "channels"): 128}, "neck.channels=128"),
+        ({("neck", "out_channels"): 128}, "neck.out_channels=128"),
         ({("backbone", "_target_"): "ifpn.backbones.efficientnet_lite0"}, "backbone efficientnet_lite0"),
         ({("backbone", "weights"): "none"}, "backbone.weights=none"),
         ({("schedule", "optimizer", "lr"): 0.02}, "schedule.optimizer.lr=0.02"),
-        ({("schedule", "min_size"): [256]}, "90000 steps of 16 images at 256 px, a rate of 0.01"),
+        ({("image", "min_size"): [256]}, "90000 steps of 16 images at 256 px, a rate of 0.01"),
         ({("steps",): 45_000}, "45000 steps of 16 images at 800 px, a rate of 0.01"),
         ({("neck", "solver", "train_evals"): 5}, "solver Broyden 5, Broyden 15, 7 at test"),
         ({("neck", "output_norm"): True}, "neck.output_norm=true"),
@@ -144,7 +144,7 @@ def test_another_batch_with_as_many_images_is_still_the_papers_schedule(tmp_path
     """The linear rule: half the batch, twice the steps."""
     content = result()
     content |= {"steps": 180_000, "batch": 8}
-    content["config"]["schedule"]["batch_size"] = 8
+    content["config"]["data"]["batch_size"] = 8
     write(tmp_path / "a", content)
     (line,) = lines(tmp_path, 4, "pyramid")
     assert line.marks == ()
@@ -153,12 +153,12 @@ def test_another_batch_with_as_many_images_is_still_the_papers_schedule(tmp_path
 def test_runs_that_differ_in_more_than_the_seed_are_never_averaged(tmp_path: Path) -> None:
     for seed, channels in ((0, 256), (1, 256), (2, 128)):
         content = result(seed=seed)
-        content["config"]["neck"]["channels"] = channels
+        content["config"]["neck"]["out_channels"] = channels
         write(tmp_path / f"{seed}", content)
     found = lines(tmp_path, 4, "pyramid")
     assert [(line.marks, [r.seed for r in line.runs]) for line in found] == [
         ((), [0, 1]),
-        (("neck.channels=128",), [2]),
+        (("neck.out_channels=128",), [2]),
     ]
 
 
@@ -293,7 +293,7 @@ def test_no_gain_between_two_implicit_necks_of_which_one_has_a_norm(tmp_path: Pa
 def test_gains_are_taken_between_runs_under_one_mark_only(tmp_path: Path) -> None:
     for row, ap, channels in (("pyramid", 0.44, 256), ("dense", 0.42, 256), ("bifpn", 0.40, 128)):
         content = result(row, ap=ap)
-        content["config"]["neck"]["channels"] = channels
+        content["config"]["neck"]["out_channels"] = channels
         write(tmp_path / row, content)
     gains = filled(tmp_path)[0][3].gains
     assert [(g.better.name, g.worse.name) for g in gains] == [("pyramid", "dense")]
@@ -305,14 +305,14 @@ def test_a_setting_that_only_one_neck_has_does_not_prevent_a_gain(tmp_path: Path
     rows = {row.name: row for row in TABLES[0].rows}
     for name, ap in (("atss_fpn", 0.40), ("atss_ifpn", 0.43)):
         config = paper_config(TABLES[0], rows[name])
-        config["neck"]["channels"] = 128
+        config["neck"]["out_channels"] = 128
         if name == "atss_ifpn":
             config["neck"]["output_norm"] = True
         write(tmp_path / name, result(ap=ap, config=config))
     (gain,) = filled(tmp_path)[0][0].gains
     assert gain.ours.mean == pytest.approx(3.0)
-    assert gain.mark == "neck.channels=128; neck.output_norm=true"
-    assert gain.worse_mark == "neck.channels=128"
+    assert gain.mark == "neck.out_channels=128; neck.output_norm=true"
+    assert gain.worse_mark == "neck.out_channels=128"
 
 
 def test_the_same_runs_give_the_same_bytes_in_any_order(tmp_path: Path) -> None:

@@ -25,7 +25,7 @@ from tests.reproduce.test_equilibria import make
 def network(root: Path, *overrides: str) -> tuple[Predictor, DetectionData]:
     small = ("data.generate.num_train=1", "data.generate.num_val=3", "data.workers=0", f"data.root={root}")
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        cfg = compose("train", overrides=["experiment=wires", *small, "neck.channels=16", *overrides])
+        cfg = compose("train", overrides=["experiment=wires", *small, "neck.out_channels=16", *overrides])
     OmegaConf.set_struct(cfg, False)
     for key in ("run_dir", "logger", "callbacks"):
         cfg.pop(key)

@@ -16,6 +16,8 @@ from ifpn.solvers import Broyden, Forward, Implicit, fixed_point, spectral_radiu
 
 from .problems import ConvBlock
 
+pytestmark = pytest.mark.process
+
 WORLD = 2
 
 

@@ -12,7 +12,7 @@ from hydra.core.hydra_config import HydraConfig
 from PIL import Image
 
 from ifpn.config.paths import CONF
-from ifpn.training.loggers import WandbRun, log_media, media_tables
+from ifpn.training.loggers import WandbRun, log_pictures, log_tables, media_tables
 from reproduce.paper import TABLES
 
 SCORES = {
@@ -43,7 +43,8 @@ def test_two_trainings_in_one_process_are_two_runs_with_pictures_and_tables(
         logger.log_hyperparams({"neck": {"channels": 8}})
         assert logger.experiment.name == row
         assert logger.experiment.job_type == "row"
-        log_media(logger, [picture], SCORES)
+        log_pictures([logger], [picture], step=1)
+        log_tables(logger, SCORES)
         logger.finalize("success")
         assert wandb.run is None
     for row in ("a", "b"):

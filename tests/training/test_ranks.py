@@ -18,7 +18,10 @@ from ifpn.necks import ImplicitFPN
 from ifpn.solvers import GMRES, Anderson, Equilibrium, Implicit
 from tests.detectors.cases import make_detector, make_target
 
-pytestmark = pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork:DeprecationWarning")
+pytestmark = [
+    pytest.mark.process,
+    pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork:DeprecationWarning"),
+]
 
 BATCHES = {
     "boxes everywhere": [

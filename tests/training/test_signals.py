@@ -16,7 +16,10 @@ from ifpn.runs.checkpoint import read_checkpoint
 from tests.conftest import ROOT
 from tests.training.harness import STEPS, TWO_RANKS, Call, configuration, tensors_hash, train_here, train_in_processes
 
-pytestmark = pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork:DeprecationWarning")
+pytestmark = [
+    pytest.mark.process,
+    pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork:DeprecationWarning"),
+]
 RARE = "callbacks.last.every_n_steps=1000"
 
 
@@ -148,10 +151,10 @@ def test_the_slurm_script_starts_a_run_and_continues_it(tmp_path: Path) -> None:
 
 
 def test_the_slurm_script_takes_its_row_of_a_sweep(tmp_path: Path) -> None:
-    (tmp_path / "rows.txt").write_text("csc=bifpn\ncsc=dense schedule.min_size=[64,96]")
+    (tmp_path / "rows.txt").write_text("csc=bifpn\ncsc=dense image.min_size=[64,96]")
     array = {"SLURM_JOB_ID": "9", "SLURM_ARRAY_JOB_ID": "8", "ROWS": "rows.txt"}
     done = slurm_script(tmp_path, "seed=1", SLURM_ARRAY_TASK_ID="2", **array)
-    assert done.stdout.splitlines()[3:] == ["run_dir=runs/job_8/2", "seed=1", "csc=dense", "schedule.min_size=[64,96]"]
+    assert done.stdout.splitlines()[3:] == ["run_dir=runs/job_8/2", "seed=1", "csc=dense", "image.min_size=[64,96]"]
     for number in ("0", "3"):
         done = slurm_script(tmp_path, SLURM_ARRAY_TASK_ID=number, **array)
         assert done.returncode == 2

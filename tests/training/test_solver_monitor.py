@@ -26,6 +26,8 @@ from ifpn.training.loggers import MetricsLog
 
 from ..necks.test_neck_spectral import Turn
 
+pytestmark = pytest.mark.process
+
 
 def monitor(**changes: Any) -> SolverMonitor:
     """The monitor of conf/callbacks/default.yaml."""

@@ -14,6 +14,8 @@ from hydra.utils import instantiate
 
 from tests.training.harness import BATCHES, Call, configuration, train_here
 
+pytestmark = pytest.mark.process
+
 
 def column(folder: Path, name: str) -> list[float]:
     with open(folder / "metrics.csv") as file:
@@ -63,9 +65,9 @@ def test_bf16_and_fp32_losses_agree(small_data: Path, tmp_path: Path) -> None:
 def test_the_learning_rate_of_every_step_is_the_recipes_also_after_a_resume(small_data: Path, tmp_path: Path) -> None:
     """Stopped in the warm-up, three steps after its last checkpoint but one, and continued."""
     settings = (
-        "schedule=1x", "schedule.max_steps=10", "schedule.max_epochs=null",
+        "recipe=paper", "schedule.max_steps=10", "schedule.max_epochs=null",
         "schedule.curve.milestones=[6,8]", "schedule.curve.warmup_steps=4", "schedule.val_every=10",
-        "schedule.batch_size=2", "schedule.base_batch_size=2",
+        "data.batch_size=2", "schedule.base_batch_size=2",
     )  # fmt: skip
     cfg = configuration(small_data, tmp_path / "run", *settings)
 

@@ -25,6 +25,8 @@ from tests.conftest import ROOT
 from tests.training.harness import BATCHES, PATIENCE, STEPS, Call, configuration, tensors_hash, train_here
 from tests.training.test_nonfinite import break_loss
 
+pytestmark = pytest.mark.process
+
 
 @pytest.fixture
 def tiny_disk(tmp_path: Path) -> Iterator[Path]:

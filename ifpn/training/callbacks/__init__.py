@@ -5,6 +5,7 @@ from ifpn.training.callbacks.checkpoints import BestCheckpoint, LastCheckpoint, 
 from ifpn.training.callbacks.early_stopping import EarlyStopping
 from ifpn.training.callbacks.ema import WeightAverage
 from ifpn.training.callbacks.nonfinite import NonFinite
+from ifpn.training.callbacks.pictures import Pictures
 from ifpn.training.callbacks.progress import Progress
 from ifpn.training.callbacks.run_report import RunReport
 from ifpn.training.callbacks.solver_monitor import SolverMonitor
@@ -16,6 +17,7 @@ __all__ = [
     "LastCheckpoint",
     "NonFinite",
     "PeriodicCheckpoint",
+    "Pictures",
     "Progress",
     "RunReport",
     "SolverMonitor",

@@ -1,4 +1,4 @@
-"""The run folder tells its own story: result.json, samples.png, curves.png, convergence.png."""
+"""The run folder tells its own story: result.json, curves.png, convergence.png."""
 
 from __future__ import annotations
 
@@ -9,30 +9,24 @@ from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
-import torch
 from pytorch_lightning.callbacks import Callback
 from pytorch_lightning.loggers import WandbLogger
 
 from ifpn.plots.convergence import draw_convergence
 from ifpn.plots.curves import draw_curves
-from ifpn.plots.samples import draw_samples
-from ifpn.runs.folder import CONVERGENCE, CURVES, METRICS, RESULT, SAMPLES
+from ifpn.runs.folder import CONVERGENCE, CURVES, METRICS, RESULT
 from ifpn.runs.result import RunResult
 from ifpn.training.callbacks.checkpoints import BestCheckpoint
 from ifpn.training.callbacks.solver_monitor import SolverMonitor
-from ifpn.training.loggers import log_media
+from ifpn.training.cost import multiply_adds
+from ifpn.training.loggers import log_pictures, log_tables
 from ifpn.training.module import DetectionModule
 
 
 class RunReport(Callback):
-    """Written by the first rank when training ends.
+    """Written by the first rank when training ends."""
 
-    samples: how many validation images are drawn, spread evenly over the set. score_threshold: of the boxes drawn.
-    """
-
-    def __init__(self, samples: int, score_threshold: float) -> None:
-        self.samples = samples
-        self.score_threshold = score_threshold
+    def __init__(self) -> None:
         self.step_seconds: list[float] = []
         self._last_end: float | None = None
 
@@ -63,7 +57,7 @@ class RunReport(Callback):
         monitor = next((c for c in trainer.callbacks if isinstance(c, SolverMonitor)), None)  # type: ignore[attr-defined]
         result = self._result(trainer, pl_module, monitor.summary if monitor else {})
         result.write(folder / RESULT, pl_module.device)
-        pictures = [self._draw_samples(trainer, pl_module, folder / SAMPLES)]
+        pictures = []
         for logger in trainer.loggers:
             logger.save()
         if (folder / METRICS).is_file():
@@ -72,9 +66,10 @@ class RunReport(Callback):
         if monitor is not None and "forward" in monitor.traces:
             draw_convergence(monitor.traces["forward"], monitor.traces.get("backward"), folder / CONVERGENCE)
             pictures.append(folder / CONVERGENCE)
+        log_pictures(trainer.loggers, pictures, step=trainer.global_step)
         for logger in trainer.loggers:
             if isinstance(logger, WandbLogger):
-                log_media(logger, pictures, pl_module.scores or {})
+                log_tables(logger, pl_module.scores or {})
 
     def _result(self, trainer: pl.Trainer, module: DetectionModule, solver: Mapping[str, float]) -> RunResult:
         scores = module.scores or {"summary": None, "per_class": None}
@@ -90,27 +85,9 @@ class RunReport(Callback):
             per_class=scores["per_class"],
             best_AP=best,
             solver=dict(solver),
+            multiply_adds=multiply_adds(module.detector, trainer.datamodule.val_dataset[0][0].to(module.device)),  # type: ignore[attr-defined]
             parameters=sum(p.numel() for p in module.detector.parameters()),
             seconds_per_step=statistics.median(self.step_seconds) if self.step_seconds else None,
             choices=module.metadata["choices"],
             config=module.metadata["config"],
         )
-
-    def _draw_samples(self, trainer: pl.Trainer, module: DetectionModule, path: Path) -> Path:
-        dataset = trainer.datamodule.val_dataset  # type: ignore[attr-defined]
-        count = min(self.samples, len(dataset))
-        items = [dataset[i * len(dataset) // count] for i in range(count)]
-        images = [image for image, _ in items]
-        was_training = module.detector.training
-        module.detector.eval()
-        with torch.no_grad():
-            detections = [
-                {k: v.cpu() for k, v in module.detector([image.to(module.device).float() / 255])[0].items()}
-                for image in images
-            ]
-        module.detector.train(was_training)
-        truths = [target for _, target in items]
-        draw_samples(
-            images, truths, detections, module.metadata["class_names"], path, score_threshold=self.score_threshold
-        )
-        return path
