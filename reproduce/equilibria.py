@@ -159,7 +159,7 @@ class _From:
 
 
 def _gradient(predictor: Predictor, maps: Any, state: Tensor, backward: Any) -> Tensor:
-    """d ‖P‖² / d parameters of G, flat, float64."""
+    """Gradient of ‖P‖² with respect to the parameters of G, flat, float64."""
     neck = body_of(predictor).neck
     parameters = [p for p in neck.g.parameters() if p.requires_grad]  # type: ignore[union-attr]  # Module types loosely
     with torch.enable_grad(), solved_by(predictor, _From(state, backward)):

@@ -56,7 +56,7 @@ def describe_solver(predictor: Predictor) -> str:
 
 
 def level_names(predictor: Predictor) -> list[str]:
-    """ "P3", "P4", ... by the strides of the pyramid's levels."""
+    """Name the levels of the pyramid by their strides: "P3", "P4", ..."""
     return [f"P{stride.bit_length() - 1}" for stride in body_of(predictor).strides]
 
 

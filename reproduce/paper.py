@@ -66,6 +66,7 @@ class Table:
 
     @property
     def experiment(self) -> str:
+        """The option `experiment=` that runs it."""
         return f"table{self.number}"
 
 

@@ -59,7 +59,7 @@ def receptive_fields(
     reach = max(max(size) for _, size in inputs)
     total = {level: np.zeros((2 * reach + 1, 2 * reach + 1)) for level in levels}
     generator = torch.Generator().manual_seed(0)
-    with _finely(predictor):
+    with _Finely(predictor):
         for batch, size in inputs:
             x = batch.detach().clone().requires_grad_()
             with torch.enable_grad():
@@ -105,7 +105,7 @@ def _field(level: str, density: Array, images: int) -> Field:
     return Field(level, density, whole, within, half, most, images)
 
 
-class _finely:
+class _Finely:
     """Inside the block an equilibrium is solved and differentiated finely; other necks stay as they are."""
 
     def __init__(self, predictor: Predictor) -> None:

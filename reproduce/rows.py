@@ -54,10 +54,12 @@ class Run:
 
     @property
     def images(self) -> int:
+        """Images seen in training."""
         return self.steps * self.batch
 
     @property
     def data_name(self) -> str:
+        """The data set in a word."""
         data = self.config["data"]
         return "built-in shapes" if data.get("generate") else Path(str(data.get("root", "?"))).name
 
@@ -70,7 +72,7 @@ class LeftOut:
     reason: str
 
 
-class _NotARun(Exception):
+class _NotARunError(Exception):
     """The reason, in words."""
 
 
@@ -84,7 +86,7 @@ def read_runs(folder: str | Path) -> tuple[list[Run], list[LeftOut]]:
     for path in sorted(root.rglob("result.json")):
         try:
             runs.append(_run(path))
-        except _NotARun as error:
+        except _NotARunError as error:
             left.append(LeftOut(path, str(error)))
     folders = [path.parent for path in sorted(root.rglob("last.ckpt"))]
     left += [LeftOut(f, "unfinished: no result.json") for f in folders if not (f / "result.json").is_file()]
@@ -95,17 +97,17 @@ def _run(path: Path) -> Run:
     try:
         content = json.loads(path.read_text())
     except (OSError, ValueError) as error:
-        raise _NotARun(f"cannot be read as JSON ({str(error)[:80]})") from error
+        raise _NotARunError(f"cannot be read as JSON ({str(error)[:80]})") from error
     if not isinstance(content, dict):
-        raise _NotARun("holds no object")
+        raise _NotARunError("holds no object")
     config = content.get("config")
     if not isinstance(config, dict) or not all(isinstance(config.get(k), dict) for k in _GROUPS):
-        raise _NotARun(f"has no training configuration ({', '.join(_GROUPS)}): not a result of train.py")
+        raise _NotARunError(f"has no training configuration ({', '.join(_GROUPS)}): not a result of train.py")
     if content.get("complete") is not True:
-        raise _NotARun(f"unfinished: stopped after {content.get('steps')} steps")
+        raise _NotARunError(f"unfinished: stopped after {content.get('steps')} steps")
     summary = content.get("summary")
     if not isinstance(summary, dict):
-        raise _NotARun("was never validated")
+        raise _NotARunError("was never validated")
     classes = content.get("per_class") or {}
     boxes = sum(int(c.get("boxes", 0)) for c in classes.values())
     try:
@@ -123,7 +125,7 @@ def _run(path: Path) -> Run:
             paper_data=len(classes) == COCO_CLASSES and boxes == COCO_VAL_BOXES,
         )
     except (KeyError, TypeError, ValueError) as error:
-        raise _NotARun(f"lacks a value or holds a wrong one: {error}") from error
+        raise _NotARunError(f"lacks a value or holds a wrong one: {error}") from error
 
 
 _GROUPS = ("backbone", "neck", "detector", "schedule", "data")

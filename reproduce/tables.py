@@ -33,9 +33,11 @@ class Line:
     marks: tuple[str, ...] = ()
 
     def measured(self, metric: str) -> Measured | None:
+        """Mean and spread of the runs; None where they have none."""
         return dict(self.ours).get(metric)
 
     def paper(self, metric: str) -> float | None:
+        """The paper's value."""
         return self.row.values[METRICS.index(metric)]
 
     def difference(self, metric: str) -> float | None:
@@ -45,6 +47,7 @@ class Line:
 
     @property
     def mark(self) -> str:
+        """What the runs differ in from the row, for a footnote."""
         return "; ".join(self.marks)
 
     def median(self, name: str) -> float | None:
@@ -172,6 +175,6 @@ def _comparable(table: Table, a: Line, b: Line) -> bool:
 
 
 def _less(a: Measured, b: Measured) -> Measured:
-    """a - b; the spreads of independent runs add in squares."""
+    """Subtract b from a; the spreads of independent runs add in squares."""
     spread = None if a.spread is None or b.spread is None else math.hypot(a.spread, b.spread)
     return Measured(a.mean - b.mean, spread)

@@ -40,9 +40,11 @@ class Job:
         return (self.folder / CONFIG).is_file() or any(self.folder.glob("*.ckpt"))
 
     def mark_failed(self, reason: str) -> None:
+        """Leave the reason of a failure in the folder."""
         write_text(self.folder / FAILED, reason.rstrip() + "\n")
 
     def unmark(self) -> None:
+        """Forget an earlier failure."""
         (self.folder / FAILED).unlink(missing_ok=True)
 
     def summary(self) -> dict[str, Any]:

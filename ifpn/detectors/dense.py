@@ -23,7 +23,9 @@ class Criterion(Protocol):
     losses. Every parameter that the predictions depend on gets a gradient, whatever the targets hold.
     """
 
-    def __call__(self, prediction: Prediction, anchors: Anchors, targets: Sequence[Target]) -> dict[str, Tensor]: ...
+    def __call__(self, prediction: Prediction, anchors: Anchors, targets: Sequence[Target]) -> dict[str, Tensor]:
+        """Losses of a batch by name."""
+        ...
 
 
 class DenseDetector(nn.Module):

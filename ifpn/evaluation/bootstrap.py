@@ -97,6 +97,7 @@ class Difference:
 
     @property
     def difference(self) -> float:
+        """a less b."""
         return self.a - self.b
 
 

@@ -139,8 +139,7 @@ class CocoEvaluator:
         ]
 
     def compute(self) -> CocoResult:
-        """Score the images seen so far; ``images`` and ``images_total`` of the result tell how much of the
-        whole they are.
+        """Score the images seen so far; `images` and `images_total` of the result say of how many.
 
         Raises:
             ValueError: no image was seen.

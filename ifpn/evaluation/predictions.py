@@ -32,9 +32,14 @@ class KnownIds(Protocol):
     """What a prediction may refer to; an evaluator or a ground truth."""
 
     @property
-    def image_ids(self) -> Collection[int]: ...
+    def image_ids(self) -> Collection[int]:
+        """Images of the split."""
+        ...
+
     @property
-    def category_names(self) -> Mapping[int, str]: ...
+    def category_names(self) -> Mapping[int, str]:
+        """Names of the categories by id."""
+        ...
 
 
 def write_predictions(records: Sequence[CocoDetection], path: str | Path) -> Path:

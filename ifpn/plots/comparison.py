@@ -16,39 +16,59 @@ class Interval(Protocol):
     """A difference that knows its mean and its intervals: `ifpn.evaluation.paired.PairedDifference`."""
 
     @property
-    def mean(self) -> float: ...
+    def mean(self) -> float:
+        """Mean of the paired differences."""
+        ...
 
     @property
-    def n(self) -> int: ...
+    def n(self) -> int:
+        """Number of pairs."""
+        ...
 
-    def interval(self, confidence: float, /) -> tuple[float, float] | None: ...
+    def interval(self, confidence: float, /) -> tuple[float, float] | None:
+        """Two-sided interval; None for one pair."""
+        ...
 
 
 class Difference(Protocol):
     """What `ifpn report` knows of a contrast."""
 
     @property
-    def name(self) -> str: ...
+    def name(self) -> str:
+        """What the difference is called."""
+        ...
 
     @property
-    def metric(self) -> str: ...
+    def metric(self) -> str:
+        """Which of COCO's numbers."""
+        ...
 
     @property
-    def over_seeds(self) -> Interval | None: ...
+    def over_seeds(self) -> Interval | None:
+        """The difference over the seeds of both rows; None without any."""
+        ...
 
     @property
-    def over_images(self) -> tuple[float, float] | None: ...
+    def over_images(self) -> tuple[float, float] | None:
+        """The bootstrap's interval over images, in points; None without predictions."""
+        ...
 
 
 class Rows(Protocol):
     """Runs that differ in the seed alone: `ifpn.runs.sweep.Row`."""
 
     @property
-    def name(self) -> str: ...
+    def name(self) -> str:
+        """What the row is called."""
+        ...
 
-    def values(self, metric: str, /) -> list[float]: ...
+    def values(self, metric: str, /) -> list[float]:
+        """The metric of every run."""
+        ...
 
-    def cost(self, *path: str) -> float | None: ...
+    def cost(self, *path: str) -> float | None:
+        """The median of a cost over the runs, by its path in result.json; None where it was not measured."""
+        ...
 
 
 def draw_comparison(rows: Sequence[Rows], contrasts: Sequence[Difference], path: str | Path) -> None:

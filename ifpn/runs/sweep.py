@@ -35,6 +35,7 @@ class SweptRun:
 
     @property
     def seed(self) -> int:
+        """The run's seed."""
         return int(self.content["seed"])
 
     def value(self, metric: str) -> float | None:
@@ -64,6 +65,7 @@ class Row:
 
     @property
     def by_seed(self) -> dict[int, SweptRun]:
+        """The runs by their seeds."""
         return {run.seed: run for run in self.runs}
 
     def values(self, metric: str) -> list[float]:

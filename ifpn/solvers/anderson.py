@@ -29,6 +29,7 @@ class Anderson:
         check_damping("Anderson: beta", self.beta)
 
     def start(self, z0: Tensor, max_evals: int) -> _AndersonSteps:
+        """Allocate for one solve from z0 (B, N)."""
         return _AndersonSteps(min(self.m, max_evals), self.beta, z0)
 
 

@@ -52,6 +52,7 @@ class Broyden:
         check_count("Broyden: memory", self.memory)
 
     def start(self, z0: Tensor, max_evals: int) -> _BroydenSteps:
+        """Allocate for one solve from z0 (B, N)."""
         return _BroydenSteps(self.alpha, min(self.memory, max_evals), z0)
 
 

@@ -21,6 +21,7 @@ class Picard:
         check_damping("Picard: tau", self.tau)
 
     def start(self, z0: Tensor, max_evals: int) -> _PicardSteps:
+        """Allocate for one solve from z0 (B, N)."""
         return _PicardSteps(self.tau, z0)
 
 

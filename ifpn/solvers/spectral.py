@@ -50,8 +50,7 @@ def _unit(v: Tensor) -> Tensor:
 
 
 def jacobian_penalty(y: Tensor, z: Tensor) -> Tensor:
-    """Mean square of the entries of Jᵀv for one random normal v: a scalar, differentiable in what y depends
-    on.
+    """Mean square of the entries of Jᵀv for one random normal v: a differentiable scalar.
 
     Its expectation is |J|² (Frobenius) divided by the number of elements of z, an upper bound of the mean
     squared eigenvalue (Bai et al., Stabilizing Equilibrium Models by Jacobian Regularization, 2021).

@@ -40,6 +40,7 @@ class FlatMap:
     shape: torch.Size
 
     def __call__(self, z: Tensor) -> Tensor:
+        """Evaluate f at z (B, N)."""
         tracked = not z.is_inference()
         version = z._version if tracked else 0
         out = self.f(z.reshape(self.shape))
