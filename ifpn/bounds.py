@@ -68,9 +68,13 @@ class Length:
 
 
 Bound = Ge | Gt | Le | Lt | OneOf | Length
-# Of one dimension of a network: beyond, a typing error asks for more memory than there is.
+# Channels: beyond, a typing error asks for more memory than there is.
 Width = Annotated[int, Ge(1), Le(2048)]
+Count = Annotated[int, Ge(1), Le(10**9)]
 Probability = Annotated[float, Ge(0), Le(1)]
+Rate = Annotated[float, Ge(0), Lt(1)]
+# Of a loss.
+Weight = Annotated[float, Ge(0), Le(1e6)]
 
 
 def check(target: T) -> T:
@@ -137,7 +141,9 @@ def describe(hint: Any) -> str:
         return _listed(parts) + (", or null" if _NONE in get_args(kind) else "")
     if _item(kind) is not None:
         return f"a list ([a, b]){_length(bounds)}, each {describe(_item(kind))}"
-    words = {bool: "true or false", int: "a whole number", float: "a number", str: "text"}.get(kind, "another value")
+    words = {bool: "true or false", int: "a whole number", float: "a number", str: "text"}.get(
+        kind, "a part with a _target_"
+    )
     return words + _range(bounds)
 
 
@@ -215,7 +221,11 @@ def _is_kind(kind: Any, value: object) -> bool:
         return False
     if kind is float:
         return isinstance(value, Real) and _is_finite(value)
-    return isinstance(value, Integral if kind is int else kind) if kind in (bool, int, str, _NONE) else True
+    if kind in (bool, int, str, _NONE):
+        return isinstance(value, Integral if kind is int else kind)
+    # A class of its own, or something to call: no number, text or list can stand for it.
+    own = (inspect.isclass(kind) and kind is not Any) or get_origin(kind) in (Callable, Mapping)
+    return not (own and (value is None or isinstance(value, str | Real | list | tuple)))
 
 
 def _met(bound: Bound, value: Any) -> bool:

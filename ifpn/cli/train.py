@@ -19,6 +19,7 @@ from torch import nn
 
 from ifpn.cli.command import choices, typed
 from ifpn.config.build import build_detector, build_list, without_weights
+from ifpn.config.checks import check_buildable
 from ifpn.data import DetectionData
 from ifpn.errors import ConfigError
 from ifpn.evaluation import CocoEvaluator
@@ -68,6 +69,8 @@ def train(cfg: DictConfig, build: Build = build_detector) -> dict[str, float]:
         UserError: what a user can mend, before data are read where that is possible.
     """
     silence_known_warnings()
+    if build is build_detector:
+        check_buildable(cfg)
     run_dir = Path(cfg.run_dir)
     trainer = build_trainer(cfg, run_dir)
     with folder_lock(run_dir, "run_dir") if trainer.is_global_zero else nullcontext():
@@ -80,10 +83,10 @@ def _train(cfg: DictConfig, build: Build, trainer: pl.Trainer, run_dir: Path) ->
     trained = _weights_to_start_from(cfg, start)
     check_run_dir(run_dir, resuming=start.own)
     data: DetectionData = instantiate(cfg.data)
+    recipe: Recipe = instantiate(cfg.schedule)
     data.prepare_data()
     data.setup("fit")
     check_ranks(trainer.world_size, len(data.val_dataset))
-    recipe: Recipe = instantiate(cfg.schedule)
     world_size, accumulate = trainer.world_size, trainer.accumulate_grad_batches
     plan = recipe.plan(data.batch_size, world_size, accumulate, data.batches_per_epoch(world_size))
     module = build_module(cfg, build, data, recipe, plan)

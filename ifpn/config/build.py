@@ -80,9 +80,6 @@ def without_weights(cfg: DictConfig) -> DictConfig:
 
 def build_list(group: DictConfig | None) -> list[Any]:
     """The objects of a group of named entries (callbacks, loggers), empty entries left out."""
-    for name, node in (group or {}).items():
-        if node and "_target_" not in node:
-            raise ConfigError(f"{name!r}: must name a class. Give it a _target_, or remove the entry.")
     return [instantiate(node) for node in (group or {}).values() if node]
 
 

@@ -15,6 +15,7 @@ from torch.nn.modules import module as hooks
 from ifpn.backbones.weights import misfit
 from ifpn.config.allowlist import DETECTOR, check_targets, resolve, targets
 from ifpn.config.build import build_detector, without_weights
+from ifpn.config.checks import check_values
 from ifpn.errors import ConfigError
 
 # The groups that make a detector, and the other settings that `build_detector` reads.
@@ -46,6 +47,7 @@ def check_stored(config: Mapping[str, Any]) -> None:
         check_targets({part: node}, rooms)
         for path, target in targets(node, part):
             _check_public(path, target)
+        check_values(node, part)
     for part in READ:
         _check_values(config.get(part), part)
 

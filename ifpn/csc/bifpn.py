@@ -9,11 +9,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ifpn.bounds import check
 from ifpn.layers.init import check_levels, check_sizes, init_csc_conv
 from ifpn.layers.norm import Norm, make_norm
 from ifpn.layers.resize import nearest, size_of
 
 
+@check
 class BiFPNLayer(nn.Module):
     """Weighted bidirectional fusion with fast attention.
 

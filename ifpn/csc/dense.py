@@ -6,11 +6,13 @@ import itertools
 
 from torch import Tensor, nn
 
+from ifpn.bounds import check
 from ifpn.layers.init import check_levels, check_sizes, init_csc_conv
 from ifpn.layers.norm import Norm, make_norm
 from ifpn.layers.resize import nearest, size_of
 
 
+@check
 class DenseFusion(nn.Module):
     """Every level from every level: O_i = sum_j D_ij(Z_j).
 

@@ -8,6 +8,7 @@ from typing import Literal
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ifpn.bounds import check
 from ifpn.errors import UserError
 from ifpn.layers.init import check_levels, check_sizes, init_csc_conv
 from ifpn.layers.norm import Norm, make_norm
@@ -16,6 +17,7 @@ from ifpn.layers.resize import max_pool_to, nearest, size_of
 Attention = Literal["tfnas", "mm"]
 
 
+@check
 class NASFPNCell(nn.Module):
     """The cell found by architecture search, P3..P7 -> P3..P7, each merge followed by ReLU, 3x3 conv, norm.
 
@@ -47,8 +49,6 @@ class NASFPNCell(nn.Module):
                 f"csc=nasfpn: must be another one for {num_levels} levels, such as the P2..P5 of detector=faster_rcnn: "
                 "the cell is a graph of the five levels P3..P7. Choose csc=pyramid, dense or bifpn."
             )
-        if attention not in ("tfnas", "mm"):
-            raise UserError(f"attention={attention}: must be 'tfnas' or 'mm'.")
         self.attention = attention
         self.merges = nn.ModuleDict(
             {name: MergeConv(channels, norm) for name in ("p4a", "p4b", "o3", "o4", "o5", "o7", "o6")}

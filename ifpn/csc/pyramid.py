@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ifpn.bounds import Ge, check
 from ifpn.errors import UserError
 from ifpn.layers.deform import DeformableConv
 from ifpn.layers.init import check_levels, check_sizes, init_csc_conv
 from ifpn.layers.resize import size_of
 
 
+@check
 class PyramidConv(nn.Module):
     """Each level from its two neighbours and itself: O_i = W_ii Z_i + W_i,i-1 Z_i-1 + up(W_i,i+1 Z_i+1).
 
@@ -42,7 +46,7 @@ class PyramidConv(nn.Module):
         share: bool = False,
         ibn: bool = False,
         deform: bool = False,
-        deform_from: int = 1,
+        deform_from: Annotated[int, Ge(0)] = 1,
         align_corners: bool = False,
         relu: bool = False,
     ) -> None:

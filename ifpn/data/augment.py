@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import torch
@@ -17,10 +17,14 @@ from torch import Tensor
 from torchvision import tv_tensors
 from torchvision.transforms import v2
 
+from ifpn.bounds import Ge, Gt, Le, Length, Probability, check, shown
+from ifpn.errors import UserError
+
 MIN_SIDE = 1.0  # boxes of at most this many pixels after cutting are taken away, as on loading
 PAD_GREY = 127
 
 
+@check
 @dataclass(frozen=True)
 class Augment:
     """What happens to a training image; every field at its "off" value leaves it as it is.
@@ -33,25 +37,15 @@ class Augment:
     jitter_size:  side of the square that large-scale jitter makes, in pixels
     """
 
-    flip: float = 0.5
-    color_jitter: float = 0.0
-    iou_crop: float = 0.0
-    scale_jitter: Sequence[float] | None = None
-    jitter_size: int = 1024
+    flip: Probability = 0.5
+    color_jitter: Probability = 0.0
+    iou_crop: Probability = 0.0
+    scale_jitter: Annotated[Sequence[Annotated[float, Gt(0), Le(10)]] | None, Length(2, 2)] = None
+    jitter_size: Annotated[int, Ge(1), Le(8192)] = 1024
 
     def __post_init__(self) -> None:
-        for name in ("flip", "iou_crop"):
-            value = getattr(self, name)
-            if not 0 <= value <= 1:
-                raise ValueError(f"data.augment.{name}={value}: allowed is a probability from 0 to 1")
-        if not 0 <= self.color_jitter <= 1:
-            raise ValueError(f"data.augment.color_jitter={self.color_jitter}: allowed is a strength from 0 to 1")
-        if self.scale_jitter is not None:
-            span = tuple(self.scale_jitter)
-            if len(span) != 2 or not 0 < span[0] <= span[1]:
-                raise ValueError(f"data.augment.scale_jitter={span}: allowed are two factors 0 < low <= high, or null")
-        if self.jitter_size < 1:
-            raise ValueError(f"data.augment.jitter_size={self.jitter_size}: allowed are sides from 1 pixel on")
+        if self.scale_jitter is not None and self.scale_jitter[0] > self.scale_jitter[1]:
+            raise UserError(f"scale_jitter={shown(list(self.scale_jitter))}: must be a smaller and a larger factor.")
 
     @cached_property
     def _pipeline(self) -> Any:

@@ -6,6 +6,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated, Literal
 
 import numpy as np
 import torch
@@ -14,6 +15,7 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from ifpn.bounds import Ge, Le, check
 from ifpn.data.augment import Augment
 from ifpn.data.coco.annotations import CocoAnnotations
 from ifpn.data.coco.defects import DataError
@@ -25,6 +27,7 @@ Target = dict[str, Tensor | int]
 Item = tuple[Tensor, Target]
 
 
+@check
 @dataclass(frozen=True)
 class ImageReading:
     """How image files are read.
@@ -34,18 +37,9 @@ class ImageReading:
     max_pixels:   largest width * height that is decoded
     """
 
-    on_bad_image: str = "refuse"
-    max_bad: int = 100
-    max_pixels: int = MAX_PIXELS
-
-    def __post_init__(self) -> None:
-        if self.on_bad_image not in ("refuse", "skip"):
-            raise ValueError(f"data.reading.on_bad_image={self.on_bad_image!r}: allowed are refuse, skip")
-        if self.max_bad < 0:
-            raise ValueError(f"data.reading.max_bad={self.max_bad}: allowed are numbers from 0 on")
-        limit = Image.MAX_IMAGE_PIXELS or MAX_PIXELS
-        if not 1 <= self.max_pixels <= limit:
-            raise ValueError(f"data.reading.max_pixels={self.max_pixels}: allowed are 1 to {limit} (Pillow's limit)")
+    on_bad_image: Literal["refuse", "skip"] = "refuse"
+    max_bad: Annotated[int, Ge(0), Le(10**9)] = 100
+    max_pixels: Annotated[int, Ge(1), Le(Image.MAX_IMAGE_PIXELS or MAX_PIXELS)] = MAX_PIXELS
 
 
 class CocoDataset(Dataset[Item]):

@@ -12,14 +12,18 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from PIL import Image
+
+from ifpn.bounds import Ge, Lt
+from ifpn.errors import UserError
 
 log = logging.getLogger(__name__)
 
 VAL_OFFSET = 1_000_000  # validation scenes are numbered from here, so that growing one split never touches the other
 JPEG_QUALITY = 92
+Drawable = Annotated[int, Ge(1), Lt(VAL_OFFSET)]  # pictures of a split
 
 Stamp = Mapping[str, int]
 # A picture and, per object, its category from 0, its box (x, y, width, height) and further entries.
@@ -40,13 +44,8 @@ def ensure_drawn(root: str | Path, name: str, stamp: Stamp, write: Callable[[Pat
         write: fills an empty folder.
 
     Raises:
-        ValueError: for counts below 1, a negative seed, and a `root` that holds something else.
+        UserError: `root` holds something else.
     """
-    for key in ("num_train", "num_val"):
-        if not 1 <= stamp[key] < VAL_OFFSET:
-            raise ValueError(f"{key}={stamp[key]}: allowed are 1 to {VAL_OFFSET - 1} images")
-    if stamp["seed"] < 0:
-        raise ValueError(f"data_seed={stamp['seed']}: allowed are whole numbers from 0 on")
     root = Path(root).expanduser().absolute()
     if _stamp_of(root, name) == stamp:
         return root
@@ -115,10 +114,9 @@ def _lock(path: Path) -> Iterator[None]:
 
 def _replace(root: Path, name: str, stamp: Stamp, write: Callable[[Path], None]) -> None:
     if root.exists() and _stamp_of(root, name) is None and (not root.is_dir() or any(root.iterdir())):
-        raise ValueError(
-            f"{root} exists and is not the built-in data set {name} (it has no {name}.json); nothing in it was "
-            "changed. Give another place with data.root=FOLDER, "
-            "or train on this folder with data=coco data.root=FOLDER"
+        raise UserError(
+            f"data.root={root}: must be a new folder, or built-in data ({name}.json) that may be drawn anew. Train on "
+            f"your own folder with data=coco data.root={root}. Nothing in it was changed."
         )
     begun = time.perf_counter()
     fresh = Path(tempfile.mkdtemp(prefix=f".{root.name}.new.", dir=root.parent))

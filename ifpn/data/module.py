@@ -6,13 +6,14 @@ import hashlib
 import logging
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import torch
 from pytorch_lightning import LightningDataModule
 from torch.utils.data import DataLoader
 
+from ifpn.bounds import Ge, Le, Probability, Rate, check
 from ifpn.data.augment import Augment
 from ifpn.data.check import class_remarks, crowding_remarks, quick_check, split_remarks
 from ifpn.data.coco.annotations import Categories, CocoAnnotations, load_annotations
@@ -20,11 +21,11 @@ from ifpn.data.coco.defects import DataError, DefectPolicy
 from ifpn.data.coco.layout import SplitPaths, choose_folder, find_split
 from ifpn.data.dataset import CocoDataset, ImageReading, Item, collate
 from ifpn.data.sampler import ResumableBatchSampler, ShardSampler, repeat_factors
-from ifpn.errors import UserError
 
 log = logging.getLogger(__name__)
 
 
+@check
 class DetectionData(LightningDataModule):
     """Training and validation data of a folder of images and annotations (layouts: `ifpn.data.coco.layout`).
 
@@ -59,9 +60,9 @@ class DetectionData(LightningDataModule):
         self,
         root: str | Path,
         *,
-        batch_size: int,
-        seed: int,
-        workers: int = 2,
+        batch_size: Annotated[int, Ge(1), Le(4096)],
+        seed: Annotated[int, Ge(0), Le(2**31 - 1)],
+        workers: Annotated[int, Ge(0), Le(1024)] = 2,
         generate: Callable[[Path], object] | None = None,
         augment: Augment | None = None,
         policy: DefectPolicy | None = None,
@@ -70,27 +71,17 @@ class DetectionData(LightningDataModule):
         train_images: str | None = None,
         val_annotations: str | None = None,
         val_images: str | None = None,
-        val_share: float | None = None,
+        val_share: Rate | None = None,
         classes: Sequence[str] | None = None,
         train_empty_images: bool = False,
-        repeat_threshold: float = 0.0,
+        repeat_threshold: Probability = 0.0,
         group_by_aspect: bool = True,
         drop_last: bool = True,
-        max_detections: int = 100,
+        max_detections: Annotated[int, Ge(1), Le(10_000)] = 100,
         follow_links: bool = False,
         check: bool = True,
     ) -> None:
         super().__init__()
-        for name, value, fits, allowed in (
-            ("batch_size", batch_size, batch_size >= 1, "numbers from 1 on"),
-            ("workers", workers, workers >= 0, "numbers from 0 on"),
-            ("seed", seed, seed >= 0, "numbers from 0 on"),
-            ("val_share", val_share, val_share is None or 0 <= val_share < 1, "a share from 0 to below 1, or null"),
-            ("repeat_threshold", repeat_threshold, 0 <= repeat_threshold <= 1, "a share from 0 to 1"),
-            ("max_detections", max_detections, max_detections >= 1, "numbers from 1 on"),
-        ):
-            if not fits:
-                raise UserError(f"data.{name}={value}: allowed are {allowed}")
         self.root = Path(root).expanduser()
         self.batch_size, self.seed, self.workers = batch_size, seed, workers
         self.generate = generate

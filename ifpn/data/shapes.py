@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
-from ifpn.data.drawn import Drawn, ensure_drawn, write_split
+from ifpn.bounds import Ge, Le, check
+from ifpn.data.drawn import Drawable, Drawn, ensure_drawn, write_split
 from ifpn.data.figures import CLASSES
 from ifpn.data.scenes import draw_scene
 
@@ -14,7 +16,10 @@ from ifpn.data.scenes import draw_scene
 GENERATOR_VERSION = 3
 
 
-def ensure_shapes(root: str | Path, *, num_train: int, num_val: int, seed: int) -> Path:
+@check
+def ensure_shapes(
+    root: str | Path, *, num_train: Drawable, num_val: Drawable, seed: Annotated[int, Ge(0), Le(2**31 - 1)]
+) -> Path:
     """See `ensure_drawn`."""
     stamp = {"generator": GENERATOR_VERSION, "num_train": num_train, "num_val": num_val, "seed": seed}
     return ensure_drawn(
@@ -40,13 +45,14 @@ def _draw_split(folder: Path, split: str, count: int, seed: int) -> None:
     write_split(folder, split, count, draw, names=[kind.name for kind in CLASSES], info=info)
 
 
+@check
 @dataclass(frozen=True)
 class Shapes:
     """The built-in data set with these numbers of images: calling it makes sure that a folder holds it."""
 
-    num_train: int = 224
-    num_val: int = 80
-    seed: int = 0
+    num_train: Drawable = 224
+    num_val: Drawable = 80
+    seed: Annotated[int, Ge(0), Le(2**31 - 1)] = 0
 
     def __call__(self, root: Path) -> Path:
         """See `ensure_shapes`."""

@@ -6,11 +6,13 @@ import math
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from random import Random
+from typing import Annotated
 
 import numpy as np
 from PIL import Image, ImageDraw
 
-from ifpn.data.drawn import Drawn, ensure_drawn, write_split
+from ifpn.bounds import Ge, Le, check
+from ifpn.data.drawn import Drawable, Drawn, ensure_drawn, write_split
 from ifpn.errors import UserError
 
 GENERATOR_VERSION = 1  # raised whenever a change of the drawing code changes pixels or boxes
@@ -142,6 +144,7 @@ def _paint(lamps: list[Lamp], decoys: list[Decoy], size: int, rng: Random) -> Im
     return Image.fromarray(np.clip(np.rint(pixels), 0, 255).astype(np.uint8))
 
 
+@check
 @dataclass(frozen=True)
 class Wires:
     """The data set with these numbers of square pictures: calling it makes sure that a folder holds it.
@@ -158,18 +161,18 @@ class Wires:
         UserError: distances that do not increase, or too short for the decoys.
     """
 
-    num_train: int = 2000
-    num_val: int = 500
-    seed: int = 0
-    size: int = 160
-    shortest: int = 28
-    longest: int = 64
-    val_longest: int = 128
+    num_train: Drawable = 2000
+    num_val: Drawable = 500
+    seed: Annotated[int, Ge(0), Le(2**31 - 1)] = 0
+    size: Annotated[int, Ge(32), Le(2048)] = 160
+    shortest: Annotated[int, Ge(1), Le(2048)] = 28
+    longest: Annotated[int, Ge(1), Le(2048)] = 64
+    val_longest: Annotated[int, Ge(1), Le(2048)] = 128
 
     def __post_init__(self) -> None:
         if not NEAREST + BULB <= self.shortest <= self.longest <= self.val_longest:
             raise UserError(
-                f"data.generate.shortest={self.shortest}, longest={self.longest}, val_longest={self.val_longest}: must "
+                f"shortest={self.shortest}, longest={self.longest}, val_longest={self.val_longest}: must "
                 f"increase, from {NEAREST + BULB:g} px on, where two decoys fit in. Change one of them."
             )
 

@@ -8,6 +8,7 @@ from collections import OrderedDict
 from torch import Tensor, nn
 from torchvision.ops import FeaturePyramidNetwork
 
+from ifpn.bounds import Rate, Width, check
 from ifpn.errors import UserError
 from ifpn.layers.norm import Norm, make_norm
 from ifpn.layers.solve_scope import apply_weight_norm
@@ -16,6 +17,7 @@ from ifpn.necks.projection import ExtraLevels, NormLayer
 from ifpn.necks.transformation import ResidualBlock
 
 
+@check
 class FPN(Neck):
     """1x1 lateral convolutions, top-down sum with nearest-neighbour up-sampling, 3x3 output convolutions.
 
@@ -43,7 +45,7 @@ class FPN(Neck):
     def __init__(
         self,
         in_channels_list: list[int],
-        out_channels: int,
+        out_channels: Width,
         extra_blocks: nn.Module | None = None,
         norm_layer: NormLayer | None = None,
         *,
@@ -51,7 +53,7 @@ class FPN(Neck):
         norm: Norm = "none",
         residual_block: bool = False,
         weight_norm: bool = True,
-        dropout: float = 0.05,
+        dropout: Rate = 0.05,
     ) -> None:
         super().__init__(in_channels_list, out_channels, extra_blocks, extra_levels)
         if norm != "none":

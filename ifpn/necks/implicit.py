@@ -8,11 +8,12 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol, get_args
+from typing import Annotated, Any, Literal, Protocol
 
 import torch
 from torch import Tensor, nn
 
+from ifpn.bounds import Ge, Le, Rate, Weight, Width, check
 from ifpn.csc import PyramidConv
 from ifpn.errors import UserError
 from ifpn.layers.deform import DeformableConv
@@ -39,11 +40,7 @@ class FixedPointSolver(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class EquilibriumOptions:
-    """What implicit necks have in common beside G, as `ImplicitFPN` documents it.
-
-    Raises:
-        UserError: a number out of its range.
-    """
+    """What implicit necks have in common beside G, as `ImplicitFPN` documents it."""
 
     solver: FixedPointSolver | None
     input_norm: bool
@@ -55,16 +52,6 @@ class EquilibriumOptions:
     contraction_margin: float = 0.9
     correction_weight: float = 0.0
     start: Start = "zero"
-
-    def __post_init__(self) -> None:
-        """Refuse what is out of range; NaN too."""
-        for name in ("jacobian_penalty", "contraction_penalty", "contraction_margin", "correction_weight"):
-            if not getattr(self, name) >= 0:
-                raise UserError(f"{name}={getattr(self, name)}: must be 0 or positive.")
-        if self.start not in get_args(Start):
-            raise UserError(f"start={self.start}: must be 'zero' or 'learned'.")
-        if not 0 < self.jacobian_every <= 1:
-            raise UserError(f"jacobian_every={self.jacobian_every}: must be a share of the steps, in (0, 1].")
 
     @property
     def differentiated_twice(self) -> str:
@@ -254,6 +241,7 @@ class EquilibriumNeck(Neck):
         return FlatStep(self, PyramidLayout.of(b), b)
 
 
+@check
 class ImplicitFPN(EquilibriumNeck):
     """The pyramid P* with P* = G(P* + B), where B is the projected backbone feature and P^0 = 0.
 
@@ -314,7 +302,7 @@ class ImplicitFPN(EquilibriumNeck):
     def __init__(
         self,
         in_channels_list: list[int],
-        out_channels: int,
+        out_channels: Width,
         extra_blocks: nn.Module | None = None,
         norm_layer: NormLayer | None = None,
         *,
@@ -324,17 +312,17 @@ class ImplicitFPN(EquilibriumNeck):
         residual_block: bool = True,
         block: Block = "basic",
         weight_norm: bool = True,
-        dropout: float = 0.05,
+        dropout: Rate = 0.05,
         output_norm: bool = False,
         input_norm: bool = False,
         add_input: bool = False,
-        jacobian_penalty: float = 0.0,
-        jacobian_every: float = 1.0,
-        contraction_penalty: float = 0.0,
-        contraction_margin: float = 0.9,
-        correction_weight: float = 0.0,
+        jacobian_penalty: Weight = 0.0,
+        jacobian_every: Annotated[float, Ge(0.001), Le(1)] = 1.0,
+        contraction_penalty: Weight = 0.0,
+        contraction_margin: Weight = 0.9,
+        correction_weight: Weight = 0.0,
         start: Start = "zero",
-        fine_every: int = 1,
+        fine_every: Annotated[int, Ge(1), Le(8)] = 1,
         compile: bool = False,
     ) -> None:
         g_factory = functools.partial(
@@ -361,8 +349,6 @@ class ImplicitFPN(EquilibriumNeck):
         super().__init__(g_factory, in_channels_list, out_channels, extra_blocks, norm_layer, extra_levels, options)
 
         self.fine_every = fine_every
-        if fine_every < 1:
-            raise UserError(f"fine_every={fine_every}: must be 1 or more.")
         if fine_every > 1 and (not isinstance(self.g.csc, PyramidConv) or self.g.csc.ibn is not None):
             raise UserError(
                 f"fine_every={fine_every}: must be 1 with this csc, whose levels cannot be computed in part. "

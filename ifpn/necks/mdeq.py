@@ -5,10 +5,12 @@ from __future__ import annotations
 import functools
 import itertools
 from collections import OrderedDict
+from typing import Annotated
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ifpn.bounds import Ge, Le, Rate, Weight, Width, check
 from ifpn.errors import UserError
 from ifpn.layers.resize import nearest, size_of
 from ifpn.layers.solve_scope import VariationalDropout, apply_weight_norm
@@ -34,8 +36,6 @@ class MDEQFunction(nn.Module):
         if groups < 2 or groups % 2 or channels % groups:
             fits = ", ".join(str(n) for n in range(2, min(channels, 32) + 1, 2) if channels % n == 0) or "none here"
             raise UserError(f"groups={groups}: must be even and divide the {channels} channels. Use one of {fits}.")
-        if expansion < 1:
-            raise UserError(f"expansion={expansion}: must be 1 or more.")
         levels = range(num_levels)
         self.blocks = nn.ModuleList(InjectionBlock(channels, expansion, groups, dropout) for _ in levels)
         self.fuse = nn.ModuleList(nn.ModuleList(_fuse_path(channels, i, j, groups) for j in levels) for i in levels)
@@ -96,6 +96,7 @@ def _post(channels: int, groups: int) -> nn.Module:
     return nn.Sequential(OrderedDict(relu=nn.ReLU(), conv=conv, norm=nn.GroupNorm(groups, channels)))
 
 
+@check
 class MDEQNeck(EquilibriumNeck):
     """P* = F(P*, B) with MDEQ's function: B is added inside the block of each level, not to the state.
 
@@ -126,19 +127,19 @@ class MDEQNeck(EquilibriumNeck):
     def __init__(
         self,
         in_channels_list: list[int],
-        out_channels: int,
+        out_channels: Width,
         extra_blocks: nn.Module | None = None,
         norm_layer: NormLayer | None = None,
         *,
         solver: FixedPointSolver | None = None,
         extra_levels: ExtraLevelsFrom = "p5",
-        expansion: int = 1,
-        groups: int = 8,
+        expansion: Annotated[int, Ge(1), Le(16)] = 1,
+        groups: Annotated[int, Ge(2), Le(1024)] = 8,
         weight_norm: bool = True,
-        dropout: float = 0.05,
+        dropout: Rate = 0.05,
         input_norm: bool = False,
         add_input: bool = False,
-        jacobian_penalty: float = 0.0,
+        jacobian_penalty: Weight = 0.0,
         compile: bool = False,
     ) -> None:
         g_factory = functools.partial(

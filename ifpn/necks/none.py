@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
+from ifpn.bounds import Width, check
 from ifpn.necks.neck import ExtraLevelsFrom, Neck
 from ifpn.necks.projection import NormLayer, Projection
 
 
+@check
 class NoFPN(Neck):
     """P = B: 1x1 convolutions on the backbone levels, P6 and P7 by strided ones, nothing flows down.
 
@@ -23,7 +25,7 @@ class NoFPN(Neck):
     def __init__(
         self,
         in_channels_list: list[int],
-        out_channels: int,
+        out_channels: Width,
         extra_blocks: nn.Module | None = None,
         norm_layer: NormLayer | None = None,
         *,

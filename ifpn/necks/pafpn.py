@@ -6,12 +6,13 @@ from typing import Literal
 
 from torch import Tensor, nn
 
-from ifpn.errors import UserError
+from ifpn.bounds import Width, check
 from ifpn.necks.fpn import FPN
 from ifpn.necks.neck import ExtraLevelsFrom, Neck, check_pyramid_sizes
 from ifpn.necks.projection import ExtraLevels, NormLayer, init_xavier
 
 
+@check
 class PAFPN(Neck):
     """N_1 = P_1; N_l = P_l + conv3x3s2(N_l-1); outputs P_1 and conv3x3(N_l), without activations.
 
@@ -32,7 +33,7 @@ class PAFPN(Neck):
     def __init__(
         self,
         in_channels_list: list[int],
-        out_channels: int,
+        out_channels: Width,
         extra_blocks: nn.Module | None = None,
         norm_layer: NormLayer | None = None,
         *,
@@ -40,8 +41,6 @@ class PAFPN(Neck):
         bottom_up: Literal["backbone", "all"] = "backbone",
     ) -> None:
         super().__init__(in_channels_list, out_channels, extra_blocks, extra_levels)
-        if bottom_up not in ("backbone", "all"):
-            raise UserError(f"bottom_up={bottom_up}: must be 'backbone' or 'all'.")
         extra_first = bottom_up == "all"
         fpn_extra: ExtraLevelsFrom = self.extra_levels if extra_first else "none"
         self.fpn = FPN(in_channels_list, out_channels, norm_layer=norm_layer, extra_levels=fpn_extra)

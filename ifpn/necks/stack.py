@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import functools
+from typing import Annotated
 
 import torch
 from torch import nn
 
+from ifpn.bounds import Ge, Le, Rate, Width, check
 from ifpn.csc import PyramidConv
 from ifpn.errors import UserError
 from ifpn.layers.norm import group_norm
@@ -16,6 +18,7 @@ from ifpn.necks.pyramid_layout import to_network
 from ifpn.necks.transformation import CrossScale, Transformation
 
 
+@check
 class StackedFPN(Neck):
     """P = f_T(... f_1(B)), T cross-scale blocks with own weights; B enters once.
 
@@ -50,24 +53,22 @@ class StackedFPN(Neck):
     def __init__(
         self,
         in_channels_list: list[int],
-        out_channels: int,
+        out_channels: Width,
         extra_blocks: nn.Module | None = None,
         norm_layer: NormLayer | None = None,
         *,
         csc: CrossScale = PyramidConv,
-        repeats: int = 7,
+        repeats: Annotated[int, Ge(1), Le(100)] = 7,
         extra_levels: ExtraLevelsFrom = "p5",
         inject: bool = False,
         residual_block: bool = True,
         weight_norm: bool = True,
-        dropout: float = 0.05,
+        dropout: Rate = 0.05,
         output_norm: bool = False,
         input_norm: bool = False,
         add_input: bool = False,
     ) -> None:
         super().__init__(in_channels_list, out_channels, extra_blocks, extra_levels)
-        if repeats < 1:
-            raise UserError(f"repeats={repeats}: must be 1 or more. neck=none is the neck without blocks.")
         self.projection = Projection(in_channels_list, out_channels, self.extra_levels, norm_layer)
         self.inject, self.add_input = inject, inject and add_input
         if inject and input_norm:

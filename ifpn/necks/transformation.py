@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Literal, get_args
+from typing import Literal
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -77,10 +77,6 @@ class Transformation(nn.Module):
         block: Block = "basic",
     ) -> None:
         super().__init__()
-        if not 0 <= dropout < 1:
-            raise UserError(f"dropout={dropout}: must be in [0, 1).")
-        if block not in get_args(Block):
-            raise UserError(f"block={block}: must be 'basic' or 'post_norm'.")
         post_norm = block == "post_norm"
         if post_norm and not residual_block:
             raise UserError("block=post_norm: must be basic with residual_block=false, which leaves the block out.")

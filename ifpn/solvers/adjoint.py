@@ -12,10 +12,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Annotated
 
 import torch
 from torch import Tensor
 
+from ifpn.bounds import Ge, check
 from ifpn.solvers.anderson import Anderson
 from ifpn.solvers.batched import (
     accumulation_dtype,
@@ -33,6 +35,7 @@ Product = Callable[[Tensor], Tensor]
 """v (B, N) -> Jᵀv (B, N)."""
 
 
+@check
 @dataclass(frozen=True)
 class GMRES:
     """The smallest residual in the span of g, Jᵀg, (Jᵀ)²g, ... (Saad and Schultz 1986); one stored vector per VJP.
@@ -43,11 +46,7 @@ class GMRES:
             acts beyond ρ = 0.99 only.
     """
 
-    limit: float = 100.0
-
-    def __post_init__(self) -> None:
-        if not self.limit >= 1:
-            raise ValueError(f"GMRES: limit must be at least 1, got {self.limit}")
+    limit: Annotated[float, Ge(1)] = 100.0
 
     def solve(self, product: Product, g: Tensor, max_vjps: int, rtol: float) -> Solution:
         """Solve u = g + product(u) for g (B, N)."""

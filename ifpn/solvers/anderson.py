@@ -9,24 +9,22 @@ evaluation, so an iteration reads the m residuals once and the m values once, fo
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Annotated
 
 import torch
 from torch import Tensor
 
+from ifpn.bounds import Ge, Gt, Le, check
 from ifpn.solvers.batched import accumulation_dtype, add_weighted_sum_, inner_products, keep_rows, weighted_sum
-from ifpn.solvers.step_rule import check_count, check_damping
 
 
+@check
 @dataclass(frozen=True)
 class Anderson:
     """Anderson acceleration over the last m evaluations; beta < 1 mixes in the states too (damping)."""
 
-    m: int = 5
-    beta: float = 1.0
-
-    def __post_init__(self) -> None:
-        check_count("Anderson: m", self.m)
-        check_damping("Anderson: beta", self.beta)
+    m: Annotated[int, Ge(1), Le(1000)] = 5
+    beta: Annotated[float, Gt(0), Le(1)] = 1.0
 
     def start(self, z0: Tensor, max_evals: int) -> _AndersonSteps:
         """Allocate for one solve from z0 (B, N)."""

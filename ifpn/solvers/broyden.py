@@ -19,10 +19,12 @@ One iteration reads every stored vector twice: once for t and once for the combi
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Annotated
 
 import torch
 from torch import Tensor
 
+from ifpn.bounds import Ge, Gt, Le, check
 from ifpn.solvers.batched import (
     accumulation_dtype,
     add_weighted_sum_,
@@ -31,9 +33,9 @@ from ifpn.solvers.batched import (
     keep_rows,
     sample_norms,
 )
-from ifpn.solvers.step_rule import check_count, check_damping
 
 
+@check
 @dataclass(frozen=True)
 class Broyden:
     """Broyden's method with step length alpha.
@@ -44,12 +46,8 @@ class Broyden:
             current state: the product form above cannot drop its oldest factor.
     """
 
-    alpha: float = 1.0
-    memory: int = 32
-
-    def __post_init__(self) -> None:
-        check_damping("Broyden: alpha", self.alpha)
-        check_count("Broyden: memory", self.memory)
+    alpha: Annotated[float, Gt(0), Le(1)] = 1.0
+    memory: Annotated[int, Ge(1), Le(1000)] = 32
 
     def start(self, z0: Tensor, max_evals: int) -> _BroydenSteps:
         """Allocate for one solve from z0 (B, N)."""

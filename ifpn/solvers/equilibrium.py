@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Annotated
 
 import torch
 from torch import Tensor
 
+from ifpn.bounds import Ge, Le, check
 from ifpn.solvers.anderson import Anderson
 from ifpn.solvers.batched import accumulation_dtype, sample_norms
 from ifpn.solvers.fixed_point import Backward, Forward, Implicit, check_backward, fixed_point
-from ifpn.solvers.iterate import check_budget
 from ifpn.solvers.solution import Map, Solution, Stats, Status
 from ifpn.solvers.state import check_output, check_state, flatten, state_dtype
 from ifpn.solvers.step_rule import StepRule, check_rule
 
 
+@check
 @dataclass(frozen=True)
 class Equilibrium:
     """The fixed point of f (paper Sec. 3.3), with a budget for training and one for evaluation.
@@ -30,16 +32,14 @@ class Equilibrium:
     """
 
     forward: StepRule = field(default_factory=Anderson)
-    train_evals: int = 15
-    test_evals: int = 7
-    rtol: float = 0.0
-    atol: float = 0.0
+    train_evals: Annotated[int, Ge(1), Le(1000)] = 15
+    test_evals: Annotated[int, Ge(1), Le(1000)] = 7
+    rtol: Annotated[float, Ge(0), Le(1)] = 0.0
+    atol: Annotated[float, Ge(0)] = 0.0
     backward: Backward = field(default_factory=Implicit)
 
     def __post_init__(self) -> None:
         check_rule("Equilibrium", self.forward)
-        check_budget("Equilibrium: train_evals", self.train_evals, {"rtol": self.rtol, "atol": self.atol})
-        check_budget("Equilibrium: test_evals", self.test_evals, {})
         check_backward("Equilibrium", self.backward)
 
     def __call__(self, f: Map, z0: Tensor, *, training: bool) -> tuple[Tensor, Stats]:
@@ -49,6 +49,7 @@ class Equilibrium:
         return fixed_point(f, z0, forward=search, backward=self.backward)
 
 
+@check
 @dataclass(frozen=True)
 class Unroll:
     """`steps` plain evaluations z <- f(z) and ordinary backpropagation through all of them (paper Tab. 2).
@@ -56,11 +57,7 @@ class Unroll:
     The same number of steps in training and in evaluation. steps = 0 returns z0.
     """
 
-    steps: int = 2
-
-    def __post_init__(self) -> None:
-        if isinstance(self.steps, bool) or not isinstance(self.steps, int) or self.steps < 0:
-            raise ValueError(f"Unroll: steps must be a whole number, at least 0, got {self.steps!r}")
+    steps: Annotated[int, Ge(0), Le(1000)] = 2
 
     def __call__(self, f: Map, z0: Tensor, *, training: bool) -> tuple[Tensor, Stats]:
         """Evaluate f `steps` times from z0 (B, ...). `training` changes nothing.

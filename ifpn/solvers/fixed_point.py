@@ -11,36 +11,38 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from torch import Tensor
 from torch.autograd.graph import GradientEdge, get_gradient_edge
 
+from ifpn.bounds import Ge, Gt, Le, check
 from ifpn.solvers.adjoint import GMRES, LinearSolver, Neumann, solve_adjoint
 from ifpn.solvers.anderson import Anderson
 from ifpn.solvers.batched import any_or_device, sample_norms
 from ifpn.solvers.broyden import Broyden
-from ifpn.solvers.iterate import check_budget, search
+from ifpn.solvers.iterate import search
 from ifpn.solvers.solution import Map, Solution, Stats
 from ifpn.solvers.state import check_output, flatten
-from ifpn.solvers.step_rule import StepRule, check_damping, check_rule
+from ifpn.solvers.step_rule import StepRule, check_rule
 
 
+@check
 @dataclass(frozen=True)
 class Forward:
     """How to search the equilibrium: a step rule, budget in evaluations of f, tolerances (see `solve`)."""
 
     solver: StepRule = field(default_factory=Anderson)
-    max_evals: int = 15
-    rtol: float = 0.0
-    atol: float = 0.0
+    max_evals: Annotated[int, Ge(1)] = 15
+    rtol: Annotated[float, Ge(0)] = 0.0
+    atol: Annotated[float, Ge(0)] = 0.0
 
     def __post_init__(self) -> None:
         check_rule("Forward", self.solver)
-        check_budget("Forward: max_evals", self.max_evals, {"rtol": self.rtol, "atol": self.atol})
 
 
+@check
 @dataclass(frozen=True)
 class Implicit:
     """The exact gradient of the equilibrium, to the accuracy of max_vjps vector-Jacobian products.
@@ -49,37 +51,31 @@ class Implicit:
     """
 
     solver: LinearSolver = field(default_factory=GMRES)
-    max_vjps: int = 7
-    rtol: float = 0.0
+    max_vjps: Annotated[int, Ge(1), Le(1000)] = 7
+    rtol: Annotated[float, Ge(0), Le(1)] = 0.0
 
     def __post_init__(self) -> None:
         if not isinstance(self.solver, GMRES | Neumann | Broyden | Anderson):
             raise TypeError(
                 f"Implicit: solver must be GMRES(), Neumann(), Broyden() or Anderson(), got {self.solver!r}"
             )
-        check_budget("Implicit: max_vjps", self.max_vjps, {"rtol": self.rtol})
 
 
+@check
 @dataclass(frozen=True)
 class Unrolled:
     """Backpropagate through `steps` plain evaluations that follow the state found, and no further."""
 
-    steps: int
-
-    def __post_init__(self) -> None:
-        check_budget("Unrolled: steps", self.steps, {})
+    steps: Annotated[int, Ge(1), Le(1000)]
 
 
+@check
 @dataclass(frozen=True)
 class Phantom:
     """As Unrolled, with damped steps z + tau (f(z) - z) (Geng et al., On Training Implicit Models, 2021)."""
 
-    steps: int
-    tau: float
-
-    def __post_init__(self) -> None:
-        check_budget("Phantom: steps", self.steps, {})
-        check_damping("Phantom: tau", self.tau)
+    steps: Annotated[int, Ge(1), Le(1000)]
+    tau: Annotated[float, Gt(0), Le(1)]
 
 
 @dataclass(frozen=True)

@@ -3,22 +3,21 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Annotated
 
 import torch
 from torch import Tensor
 
+from ifpn.bounds import Gt, Le, check
 from ifpn.solvers.batched import keep_rows
-from ifpn.solvers.step_rule import check_damping
 
 
+@check
 @dataclass(frozen=True)
 class Picard:
     """z <- z + tau (f(z) - z). tau = 1 repeats f; tau < 1 is damped, for maps that overshoot."""
 
-    tau: float = 1.0
-
-    def __post_init__(self) -> None:
-        check_damping("Picard: tau", self.tau)
+    tau: Annotated[float, Gt(0), Le(1)] = 1.0
 
     def start(self, z0: Tensor, max_evals: int) -> _PicardSteps:
         """Allocate for one solve from z0 (B, N)."""

@@ -45,9 +45,3 @@ def check_count(name: str, value: int) -> None:
     """Raise ValueError unless `value` is a whole number, at least 1."""
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
         raise ValueError(f"{name} must be a whole number, at least 1, got {value!r}")
-
-
-def check_damping(name: str, value: float) -> None:
-    """Raise ValueError unless `value`, a damping factor, lies in (0, 1]."""
-    if not isinstance(value, int | float) or not 0 < value <= 1:
-        raise ValueError(f"{name} must lie in (0, 1], got {value!r}")

@@ -5,21 +5,24 @@ from __future__ import annotations
 import os
 import signal
 from datetime import timedelta
+from typing import Annotated
 
 from lightning_fabric.plugins.environments.slurm import SLURMEnvironment
 from pytorch_lightning.strategies import DDPStrategy
 
+from ifpn.bounds import Gt, Le, check
 from ifpn.errors import UserError
 
 
-def ddp(timeout_seconds: float, gradient_as_bucket_view: bool, static_graph: bool) -> DDPStrategy:
+@check
+def ddp(
+    timeout_seconds: Annotated[float, Gt(0), Le(1e6)], gradient_as_bucket_view: bool, static_graph: bool
+) -> DDPStrategy:
     """Lightning's strategy of one process per device, each with a part of the batch.
 
     Every parameter of our detectors has a gradient in every step, whatever the images hold, so unused parameters are
     not searched for. timeout_seconds: how long a rank waits for the others before it ends the job with an error.
     """
-    if timeout_seconds <= 0:
-        raise UserError(f"trainer.strategy.timeout_seconds={timeout_seconds} is not allowed: it must be above 0.")
     return DDPStrategy(
         timeout=timedelta(seconds=timeout_seconds),
         find_unused_parameters=False,
@@ -37,5 +40,5 @@ def slurm(auto_requeue: bool, requeue_signal: str) -> SLURMEnvironment:
             "submit scripts/slurm.sh with sbatch, or use trainer=ddp or trainer=auto here."
         )
     if requeue_signal not in allowed:
-        raise UserError(f"requeue_signal={requeue_signal} is not allowed: it must be one of {', '.join(allowed)}.")
+        raise UserError(f"requeue_signal={requeue_signal}: must be one of {', '.join(allowed)}.")
     return SLURMEnvironment(auto_requeue=auto_requeue, requeue_signal=signal.Signals[requeue_signal])

@@ -6,12 +6,14 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Protocol
+from typing import Annotated, Literal, Protocol
 
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
+
+from ifpn.bounds import Count, Ge, Gt, Le, Length, Probability, check
 
 
 class LearningRateCurve(Protocol):
@@ -30,14 +32,15 @@ def _warmup(step: int, steps: int, factor: float) -> float:
     return factor * (1.0 - done) + done
 
 
+@check
 @dataclass(frozen=True)
 class MultiStep:
     """The paper's curve: linear warm-up, then times `gamma` at each milestone (Sec. 4.2)."""
 
-    milestones: Sequence[int]
-    gamma: float
-    warmup_steps: int
-    warmup_factor: float
+    milestones: Annotated[Sequence[Count], Length(1)]
+    gamma: Annotated[float, Gt(0), Le(1)]
+    warmup_steps: Annotated[int, Ge(0), Le(10**9)]
+    warmup_factor: Probability
 
     def factor(self, step: int, max_steps: int) -> float:
         passed = sum(step >= m for m in self.milestones)
@@ -45,16 +48,17 @@ class MultiStep:
 
     def stretched(self, ratio: float) -> MultiStep:
         """The same curve over `ratio` times as many steps. The warm-up keeps its length in steps."""
-        return replace(self, milestones=[round(m * ratio) for m in self.milestones])
+        return replace(self, milestones=[max(1, round(m * ratio)) for m in self.milestones])
 
 
+@check
 @dataclass(frozen=True)
 class Cosine:
     """Linear warm-up, then half a cosine from 1 down to `final_factor` at the last step."""
 
-    warmup_steps: int
-    warmup_factor: float
-    final_factor: float
+    warmup_steps: Annotated[int, Ge(0), Le(10**9)]
+    warmup_factor: Probability
+    final_factor: Probability
 
     def factor(self, step: int, max_steps: int) -> float:
         # A run shorter than the warm-up would never reach its rate: at most a fifth of it warms up.
@@ -83,6 +87,7 @@ class Plan:
     summary: str
 
 
+@check
 @dataclass(frozen=True)
 class Recipe:
     """Optimiser and schedule, written for `base_batch_size` images per step; `plan` adapts it to another batch.
@@ -91,15 +96,15 @@ class Recipe:
     """
 
     optimizer: partial[Optimizer]
-    norm_weight_decay: float
+    norm_weight_decay: Annotated[float, Ge(0), Le(1)]
     curve: LearningRateCurve
-    max_steps: int | None
-    max_epochs: int | None
-    base_batch_size: int
-    scaling: str
-    gradient_clip: float | None
-    val_every: int | None
-    backbone_lr: float
+    max_steps: Count | None
+    max_epochs: Annotated[int | None, Ge(1), Le(10**6)]
+    base_batch_size: Annotated[int, Ge(1), Le(10**6)]
+    scaling: Literal["linear", "none"]
+    gradient_clip: Annotated[float | None, Gt(0), Le(1e9)]
+    val_every: Count | None
+    backbone_lr: Annotated[float, Gt(0), Le(1)]
 
     def plan(self, batch_size: int, world_size: int, accumulate: int, batches_per_epoch: int) -> Plan:
         """Apply the rule for other batch sizes.
@@ -112,7 +117,7 @@ class Recipe:
         ratio = batch / self.base_batch_size if self.scaling == "linear" else 1.0
         lr = float(self.optimizer.keywords["lr"])
         if self.max_steps is not None:
-            steps, curve = round(self.max_steps / ratio), self.curve.stretched(1.0 / ratio)
+            steps, curve = max(1, round(self.max_steps / ratio)), self.curve.stretched(1.0 / ratio)
         else:
             assert self.max_epochs is not None
             steps, curve = math.ceil(batches_per_epoch / accumulate) * self.max_epochs, self.curve

@@ -25,7 +25,7 @@ def command(*arguments: str, script: str = "train.py") -> subprocess.CompletedPr
             "solver=broydn does not exist. Allowed: anderson, broyden, fast, unroll. Did you mean solver=broyden?",
         ),
         (("solver.train_eval=3",), "Did you mean train_evals?"),
-        (("solver.train_evals=-1",), "it must be a whole number from 1 to 1000"),
+        (("solver.train_evals=-1",), "must be a whole number from 1 to 1000"),
         (("neck=fpn", "solver=broyden"), "solves no fixed point"),
         (("data=coco",), "data.root has no value"),
         (("data=coco", "data.root=no/such/folder"), "no/such/folder"),

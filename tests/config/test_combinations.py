@@ -11,8 +11,8 @@ from omegaconf import DictConfig, OmegaConf
 
 from ifpn.config.allowlist import check_targets
 from ifpn.config.build import build_detector
+from ifpn.config.checks import check_config
 from ifpn.config.paths import CONF
-from ifpn.config.rules import BLOCK_NECKS, SOLVING_NECKS, check_rules
 from ifpn.errors import ConfigError
 from ifpn.training import Recipe
 from tests.config.composing import with_choices
@@ -25,6 +25,9 @@ def options(group: str) -> list[str]:
 
 
 Choice = dict[str, str]
+# Necks that solve for a fixed point, and necks that are made of cross-scale blocks.
+SOLVING_NECKS = ("implicit", "mdeq")
+BLOCK_NECKS = ("implicit", "stack")
 
 
 def meaningful(choice: Choice) -> bool:
@@ -60,7 +63,7 @@ def covering(groups: dict[str, list[str]]) -> list[Choice]:
 
 def composed(overrides: list[str]) -> DictConfig:
     resolved, choices = with_choices(*overrides)
-    check_rules(resolved, overrides, choices)
+    check_config(resolved, overrides, choices)
     return resolved
 
 

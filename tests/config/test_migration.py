@@ -18,8 +18,8 @@ from ifpn.cli.evaluate import evaluate
 from ifpn.cli.jobs import Job
 from ifpn.cli.train import train
 from ifpn.config import migration
-from ifpn.config.build import BUILT
 from ifpn.config.migration import migrate
+from ifpn.config.stored import GROUPS
 from ifpn.errors import ConfigError
 from tests.config.composing import composed
 
@@ -102,7 +102,7 @@ def test_an_upgraded_configuration_builds_what_todays_says(typed: str) -> None:
     assert migrate(upgraded) == upgraded
     wanted = OmegaConf.to_container(composed(*today(typed)))
     assert isinstance(wanted, dict)
-    for part in (*BUILT, "image", "schedule", "data"):
+    for part in (*GROUPS, "image", "schedule", "data"):
         assert upgraded[part] == wanted[part], part
 
 

@@ -275,7 +275,7 @@ def test_in_validation_a_skipped_image_keeps_its_id_and_boxes(tmp_path: Path) ->
 
 def test_reading_refuses_impossible_settings() -> None:
     for wrong in ({"on_bad_image": "ignore"}, {"max_bad": -1}, {"max_pixels": 0}, {"max_pixels": 10**12}):
-        with pytest.raises(ValueError, match="allowed"):
+        with pytest.raises(ValueError, match="must be"):
             ImageReading(**wrong)
 
 

@@ -88,7 +88,7 @@ def test_a_folder_in_cocos_format_with_longer_wires_in_validation(tmp_path: Path
         distances[split] = [a["distance"] for a in content["annotations"]]
     assert max(distances["train"]) <= 40 < max(distances["val"]) <= 110
     assert json.loads((root / "wires.json").read_text())["longest"] == 40
-    with pytest.raises(ValueError, match=r"has no shapes\.json"):
+    with pytest.raises(ValueError, match=r"built-in data \(shapes\.json\)"):
         Shapes(1, 1, 0)(root)
 
 

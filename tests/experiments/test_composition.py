@@ -15,8 +15,8 @@ from hydra.utils import get_object
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from ifpn.config.allowlist import check_targets
+from ifpn.config.checks import check_config
 from ifpn.config.paths import CONF
-from ifpn.config.rules import check_rules
 from reproduce.paper import TABLES, Row, Table
 from reproduce.rows import fits, method_of
 
@@ -81,7 +81,7 @@ def test_each_row_builds_what_the_row_says(table: Table, row: Row, scale: str) -
     # Table 6's networks stand in no other table, nor the others' in Table 6.
     elsewhere = [r for t in TABLES for r in t.rows if r.method and (t.number == 6) != (table.number == 6)]
     assert not any(r.method and fits(method, r.method) for r in elsewhere)
-    check_rules(OmegaConf.create(config), overrides, dict(cfg.hydra.runtime.choices))
+    check_config(OmegaConf.create(config), overrides, dict(cfg.hydra.runtime.choices))
     check_targets(config)
     # What build_detector hands on by itself; all else must be an argument of what it configures.
     given = {"detector": {"in_levels", "extra_levels"}}

@@ -4,32 +4,22 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass, field, replace
+from typing import Annotated
 
+from ifpn.bounds import OneOf, Probability, check
 from ifpn.errors import UserError
 
-_DROP = ("drop", "refuse")
-# Every kind of defect with what may be done about it: of annotations, then of image entries
-BOX_KINDS = {
-    "partly_outside": ("fix", *_DROP),
-    "outside": _DROP,
-    "zero_area": _DROP,
-    "negative_size": _DROP,
-    "too_small": _DROP,
-    "not_finite": _DROP,
-    "malformed_box": _DROP,
-    "malformed_annotation": _DROP,
-    "unknown_image": _DROP,
-    "unknown_category": _DROP,
-    "duplicate_annotation": _DROP,
-}
-IMAGE_KINDS = {
-    "missing_size": ("measure", *_DROP),
-    "malformed_image": _DROP,
-    "duplicate_image": _DROP,
-    "unsafe_path": ("fix", *_DROP),
-}
+# What may be done about a kind of defect.
+Drop = Annotated[str, OneOf("drop", "refuse")]
+Fix = Annotated[str, OneOf("fix", "drop", "refuse")]
+Measure = Annotated[str, OneOf("measure", "drop", "refuse")]
+GENTLEST = {"partly_outside": "fix", "unsafe_path": "fix", "missing_size": "measure"}  # of all others: drop
+BOX_KINDS = (
+    *("partly_outside", "outside", "zero_area", "negative_size", "too_small", "not_finite", "malformed_box"),
+    *("malformed_annotation", "unknown_image", "unknown_category", "duplicate_annotation"),
+)
+IMAGE_KINDS = ("missing_size", "malformed_image", "duplicate_image", "unsafe_path")
 KINDS = (*BOX_KINDS, *IMAGE_KINDS)
-BOX_FORMATS = ("xywh", "xyxy", "cxcywh", "xywhn", "xyxyn", "cxcywhn")
 # ours: the rounding of other tools' exports puts edges up to a pixel outside; that much is clipped silently
 TOLERANCE = 1.0
 FEW = 10  # ours: so many boxes may be dropped of any file, if they are not most of it
@@ -47,6 +37,7 @@ class DataError(UserError):
     """A data set that cannot be used as it is; the message names the file, the place and the remedy."""
 
 
+@check
 @dataclass(frozen=True)
 class DefectPolicy:
     """What to do with each kind of defect.
@@ -63,34 +54,25 @@ class DefectPolicy:
             them, and the file is refused: it is then probably not what it seems.
     """
 
-    partly_outside: str = "fix"  # box reaches over the picture's edge by more than TOLERANCE pixels
-    outside: str = "drop"  # box lies wholly outside the picture
-    zero_area: str = "drop"  # width or height is exactly 0
-    negative_size: str = "drop"  # width or height below 0
-    too_small: str = "drop"  # width or height at most 1 pixel inside the picture: detectors cannot use it
-    not_finite: str = "drop"  # NaN or infinity
-    malformed_box: str = "drop"  # not four numbers
-    malformed_annotation: str = "drop"  # not an object, no box, an id of no whole number, iscrowd not 0 or 1
-    unknown_image: str = "drop"  # image_id of no image
-    unknown_category: str = "drop"  # category_id of no category
-    duplicate_annotation: str = "drop"  # equal in id, image, class and box to an earlier one
-    missing_size: str = "measure"  # width or height absent, or not a whole number from 1 on
-    malformed_image: str = "refuse"  # not an object, no id or file name, or no size and no readable file
-    duplicate_image: str = "refuse"  # id seen before: the first one stays
-    unsafe_path: str = "refuse"  # file name that leaves the folder or that no file system can hold
-    implausible: str = "refuse"
-    box_format: str = "xywh"
+    partly_outside: Fix = "fix"  # box reaches over the picture's edge by more than TOLERANCE pixels
+    outside: Drop = "drop"  # box lies wholly outside the picture
+    zero_area: Drop = "drop"  # width or height is exactly 0
+    negative_size: Drop = "drop"  # width or height below 0
+    too_small: Drop = "drop"  # width or height at most 1 pixel inside the picture: detectors cannot use it
+    not_finite: Drop = "drop"  # NaN or infinity
+    malformed_box: Drop = "drop"  # not four numbers
+    malformed_annotation: Drop = "drop"  # not an object, no box, an id of no whole number, iscrowd not 0 or 1
+    unknown_image: Drop = "drop"  # image_id of no image
+    unknown_category: Drop = "drop"  # category_id of no category
+    duplicate_annotation: Drop = "drop"  # equal in id, image, class and box to an earlier one
+    missing_size: Measure = "measure"  # width or height absent, or not a whole number from 1 on
+    malformed_image: Drop = "refuse"  # not an object, no id or file name, or no size and no readable file
+    duplicate_image: Drop = "refuse"  # id seen before: the first one stays
+    unsafe_path: Fix = "refuse"  # file name that leaves the folder or that no file system can hold
+    implausible: Annotated[str, OneOf("refuse", "keep")] = "refuse"
+    box_format: Annotated[str, OneOf("xywh", "xyxy", "cxcywh", "xywhn", "xyxyn", "cxcywhn")] = "xywh"
     strict: bool = False
-    max_dropped: float = 0.05
-
-    def __post_init__(self) -> None:
-        choices = {**BOX_KINDS, **IMAGE_KINDS, "implausible": ("refuse", "keep"), "box_format": BOX_FORMATS}
-        for name, allowed in choices.items():
-            value = getattr(self, name)
-            if value not in allowed:
-                raise ValueError(f"data.policy.{name}={value!r}: allowed are {', '.join(allowed)}")
-        if not 0 <= self.max_dropped <= 1:
-            raise ValueError(f"data.policy.max_dropped={self.max_dropped}: allowed is a share from 0 to 1")
+    max_dropped: Probability = 0.05
 
     def action(self, kind: str) -> str:
         """Return what to do with a defect of this kind."""
@@ -180,7 +162,7 @@ class DefectLog:
         lines = "\n".join(f"  {d}" for d in examples[:10])
         counts = ", ".join(f"{kind} {self.counts[kind]}" for kind in refused)
         cure = "data.policy.strict=false" if policy.strict else f"data.policy.{refused[0]}=drop"
-        gentler = {**BOX_KINDS, **IMAGE_KINDS}[refused[0]][0]
+        gentler = GENTLEST.get(refused[0], "drop")
         keep = f"; data.policy.{refused[0]}={gentler} keeps them" if gentler != "drop" and not policy.strict else ""
         return f"refused because of {counts}:\n{lines}\nCorrect the file, or leave these out with {cure}{keep}"
 

@@ -59,7 +59,7 @@ def remedy(sentence: str) -> str:
 
 
 def to_xywh(box: NDArray[np.float64], sizes: NDArray[np.int32], box_format: str) -> NDArray[np.float64]:
-    """Turn boxes (B, 4) of a format of `BOX_FORMATS` into x, y, width, height in pixels."""
+    """Turn boxes (B, 4) of a `DefectPolicy.box_format` into x, y, width, height in pixels."""
     if box_format == "xywh":
         return box
     box = box.copy()

@@ -8,20 +8,21 @@ from typing import Any
 
 import pytorch_lightning as pl
 
+from ifpn.bounds import Count, check
 from ifpn.errors import UserError
 from ifpn.evaluation.result import NOT_MEASURABLE, SUMMARY_NAMES
 from ifpn.runs.folder import BEST, LAST
 from ifpn.training.loops import StepCheckpoint
 
 
+@check
 class LastCheckpoint(StepCheckpoint):
     """`<dirpath>/last.ckpt`: what a killed run resumes from.
 
     Written every `every_n_steps` optimiser steps, before and after each validation, and at the end.
     """
 
-    def __init__(self, dirpath: str, every_n_steps: int) -> None:
-        _check_steps("callbacks.last.every_n_steps", every_n_steps)
+    def __init__(self, dirpath: str, every_n_steps: Count) -> None:
         self.path = Path(dirpath) / LAST
         self.every_n_steps = every_n_steps
         self._validated = False
@@ -61,7 +62,7 @@ class BestCheckpoint(StepCheckpoint):
     def __init__(self, dirpath: str, monitor: str) -> None:
         known = [f"val/{name}" for name in SUMMARY_NAMES]
         if monitor not in known:
-            raise UserError(f"callbacks.best.monitor={monitor} is not measured: allowed are {', '.join(known)}.")
+            raise UserError(f"monitor={monitor}: must be one of {', '.join(known)}.")
         self.path = Path(dirpath) / BEST
         self.monitor = monitor
         self.best_score: float | None = None
@@ -93,12 +94,11 @@ class BestCheckpoint(StepCheckpoint):
             trainer.save_checkpoint(self.path)
 
 
+@check
 class PeriodicCheckpoint(StepCheckpoint):
     """`<dirpath>/step_<step>.ckpt` every `every_n_steps` optimiser steps, all of them kept; None: never."""
 
-    def __init__(self, dirpath: str, every_n_steps: int | None) -> None:
-        if every_n_steps is not None:
-            _check_steps("callbacks.periodic.every_n_steps", every_n_steps)
+    def __init__(self, dirpath: str, every_n_steps: Count | None) -> None:
         self.folder = Path(dirpath)
         self.every_n_steps = every_n_steps
 
@@ -109,8 +109,3 @@ class PeriodicCheckpoint(StepCheckpoint):
     def on_step_boundary(self, trainer: pl.Trainer) -> None:
         if self.every_n_steps is not None and trainer.global_step % self.every_n_steps == 0:
             trainer.save_checkpoint(self.folder / f"step_{trainer.global_step:08d}.ckpt")
-
-
-def _check_steps(name: str, value: object) -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise UserError(f"{name}={value} is not allowed: it must be a whole number, 1 or more.")

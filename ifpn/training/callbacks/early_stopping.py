@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Any, cast
+from typing import Annotated, Any, cast
 
 import pytorch_lightning as pl
 from pytorch_lightning.callbacks import Callback
 
-from ifpn.errors import UserError
+from ifpn.bounds import Count, OneOf, Rate, check
 from ifpn.evaluation.result import NOT_MEASURABLE, SUMMARY_NAMES
 from ifpn.training.module import DetectionModule
 
+Monitor = Annotated[str, OneOf(*(f"val/{name}" for name in SUMMARY_NAMES))]
 
+
+@check
 class EarlyStopping(Callback):
     """Stops after `patience` validations in a row without a gain; the run counts as complete.
 
@@ -23,14 +26,7 @@ class EarlyStopping(Callback):
         min_gain: smallest increase over the best value so far that counts, in units of the score (0..1).
     """
 
-    def __init__(self, monitor: str, patience: int, min_gain: float) -> None:
-        known = [f"val/{name}" for name in SUMMARY_NAMES]
-        if monitor not in known:
-            raise UserError(f"callbacks.early_stopping.monitor={monitor}: must be one of {', '.join(known)}.")
-        if isinstance(patience, bool) or not isinstance(patience, int) or patience < 1:
-            raise UserError(f"callbacks.early_stopping.patience={patience}: must be a whole number, 1 or more.")
-        if isinstance(min_gain, bool) or not isinstance(min_gain, int | float) or not 0 <= min_gain < 1:
-            raise UserError(f"callbacks.early_stopping.min_gain={min_gain}: must be a number from 0 to below 1.")
+    def __init__(self, monitor: Monitor, patience: Count, min_gain: Rate) -> None:
         self.monitor, self.patience, self.min_gain = monitor, patience, min_gain
         self.best: float | None = None
         self.waited = 0

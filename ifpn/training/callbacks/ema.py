@@ -9,10 +9,11 @@ import torch
 from pytorch_lightning.callbacks import Callback
 from torch import Tensor
 
-from ifpn.errors import UserError
+from ifpn.bounds import Rate, check
 from ifpn.training.module import DetectionModule
 
 
+@check
 class WeightAverage(Callback):
     """average = decay * average + (1 - decay) * weights, after every optimiser step that was not skipped.
 
@@ -24,9 +25,7 @@ class WeightAverage(Callback):
         that the random start is forgotten.
     """
 
-    def __init__(self, decay: float) -> None:
-        if not 0 <= decay < 1:
-            raise UserError(f"callbacks.ema.decay={decay} is not allowed: it must be a number from 0 to below 1.")
+    def __init__(self, decay: Rate) -> None:
         self.decay = decay
         self._average: dict[str, Tensor] = {}
         self._swapped = False

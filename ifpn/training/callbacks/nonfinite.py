@@ -7,7 +7,7 @@ import logging
 import math
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, cast
+from typing import Annotated, Any, Literal, cast
 
 import pytorch_lightning as pl
 import torch
@@ -15,6 +15,7 @@ from pytorch_lightning.callbacks import Callback
 from torch import Tensor, nn
 from torchvision.ops import FrozenBatchNorm2d
 
+from ifpn.bounds import Ge, Le, check
 from ifpn.errors import UserError
 from ifpn.runs.files import WriteError, write_json
 from ifpn.runs.folder import EVIDENCE
@@ -22,13 +23,13 @@ from ifpn.training.callbacks.solver_monitor import solver_metrics, solver_stats
 from ifpn.training.module import DetectionModule
 
 log = logging.getLogger(__name__)
-POLICIES = ("raise", "skip")
 
 
 class NonFiniteError(UserError):
     """Training met a loss or a gradient that is not finite and was told not to go on."""
 
 
+@check
 class NonFinite(Callback):
     """Checks the loss before the backward pass and the gradient after it.
 
@@ -40,13 +41,9 @@ class NonFinite(Callback):
     In fp16 a gradient that overflows is the loss scaler's business and is not looked at here.
     """
 
-    def __init__(self, policy: str, max_skipped: int, dirpath: str) -> None:
-        if policy not in POLICIES:
-            raise UserError(f"callbacks.nonfinite.policy={policy} is not allowed: it must be one of raise, skip.")
-        if isinstance(max_skipped, bool) or not isinstance(max_skipped, int) or max_skipped < 0:
-            raise UserError(
-                f"callbacks.nonfinite.max_skipped={max_skipped} is not allowed: it must be a whole number, 0 or more."
-            )
+    def __init__(
+        self, policy: Literal["raise", "skip"], max_skipped: Annotated[int, Ge(0), Le(10**9)], dirpath: str
+    ) -> None:
         self.policy = policy
         self.max_skipped = max_skipped
         self.folder = Path(dirpath) / EVIDENCE

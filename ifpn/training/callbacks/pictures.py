@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import Callback
 from torch import Tensor
 
+from ifpn.bounds import Count, Ge, Le, Probability, check
 from ifpn.evaluation import confusion_matrix
 from ifpn.evaluation.operating import operating_points
 from ifpn.evaluation.predictions import write_predictions
@@ -21,6 +22,7 @@ from ifpn.training.loggers import log_pictures
 from ifpn.training.module import DetectionModule
 
 
+@check
 class Pictures(Callback):
     """Draws into the run folder and into every logger that shows pictures; the first rank does.
 
@@ -35,7 +37,7 @@ class Pictures(Callback):
         score_threshold: of the boxes drawn, and of the confusion matrix.
     """
 
-    def __init__(self, every: int, samples: int, score_threshold: float) -> None:
+    def __init__(self, every: Count, samples: Annotated[int, Ge(1), Le(64)], score_threshold: Probability) -> None:
         self.every = every
         self.samples = samples
         self.score_threshold = score_threshold

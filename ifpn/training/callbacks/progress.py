@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from datetime import timedelta
-from typing import Any
+from typing import Annotated, Any
 
 import pytorch_lightning as pl
 from pytorch_lightning.callbacks import ProgressBar
@@ -12,16 +12,18 @@ from rich.console import Console
 from rich.progress import BarColumn, TaskID, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as RichProgress
 
+from ifpn.bounds import Gt, Le, check
 from ifpn.evaluation.result import NOT_MEASURABLE
 
 
+@check
 class Progress(ProgressBar):
     """Loss, AP, the solver's residual, seconds per step and time left, over all steps of the run.
 
     refresh_seconds: between two lines where the output is not a terminal.
     """
 
-    def __init__(self, refresh_seconds: float) -> None:
+    def __init__(self, refresh_seconds: Annotated[float, Gt(0), Le(1e6)]) -> None:
         super().__init__()
         self.refresh_seconds = refresh_seconds
         self.console = Console(highlight=False)

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
-from typing import Any
+from typing import Annotated, Any
 
 import pytorch_lightning as pl
 from pytorch_lightning.callbacks import Callback
 from torch import Tensor, nn
 
-from ifpn.errors import UserError
+from ifpn.bounds import Count, Ge, Gt, Le, check
 from ifpn.necks.implicit import EquilibriumNeck
 from ifpn.solvers import Solution, Stats, Status, Unroll
 
@@ -20,6 +20,7 @@ log = logging.getLogger(__name__)
 CONVERGED = 0.05
 
 
+@check
 class SolverMonitor(Callback):
     """Logs `solver/*` every `trainer.log_every_n_steps` steps, and only then waits for the device.
 
@@ -39,17 +40,12 @@ class SolverMonitor(Callback):
     """
 
     def __init__(
-        self, spectral_every: int | None, spectral_products: int, residual_limit: float, patience: int
+        self,
+        spectral_every: Count | None,
+        spectral_products: Annotated[int, Ge(1), Le(1000)],
+        residual_limit: Annotated[float, Gt(0), Le(1e6)],
+        patience: Count,
     ) -> None:
-        for name, value in (
-            ("spectral_every", spectral_every),
-            ("spectral_products", spectral_products),
-            ("patience", patience),
-        ):
-            if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
-                raise UserError(
-                    f"callbacks.solver_monitor.{name}={value} is not allowed: it must be a whole number, 1 or more."
-                )
         self.spectral_every = spectral_every
         self.spectral_products = spectral_products
         self.residual_limit = residual_limit
