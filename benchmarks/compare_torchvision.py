@@ -57,7 +57,8 @@ class Relabelled(nn.Module):
 
 def build_peer(cfg: DictConfig, num_classes: int) -> nn.Module:
     """Torchvision's detector for the configuration, with labels as ours."""
-    name = cfg.detector._target_.rsplit(".", 1)[-1]
+    target = cfg.detector.get("criterion", cfg.detector)._target_
+    name = target.rsplit(".", 1)[-1].removesuffix("Criterion")
     if name not in ("FCOS", "RetinaNet", "FasterRCNN"):
         raise ConfigError(f"torchvision has no {name}: choose detector=fcos, retina or faster_rcnn.")
     backbone, two_stage = instantiate(cfg.backbone), name == "FasterRCNN"

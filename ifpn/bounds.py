@@ -92,7 +92,7 @@ def check(target: T) -> T:
     def checked(*args: Any, **kwargs: Any) -> Any:
         given = signature.bind(*args, **kwargs).arguments
         for name, hint in hints(call).items():
-            if name in given and _bounded(hint) and (allowed := violation(hint, given[name])):
+            if name in given and is_bounded(hint) and (allowed := violation(hint, given[name])):
                 raise UserError(f"{name}={shown(given[name])}: must be {allowed}.")
         return call(*args, **kwargs)
 
@@ -197,10 +197,11 @@ def _item(kind: Any) -> Any:
     return arguments[0] if origin is tuple and len(set(arguments)) == 1 else None
 
 
-def _bounded(hint: Any) -> bool:
+def is_bounded(hint: Any) -> bool:
+    """Whether a hint says more than a type: a bound or a `Literal`, of the value or its items."""
     kind, bounds = _split(hint)
     inner = get_args(kind) if _is_union(kind) else [_item(kind)] if _item(kind) is not None else []
-    return bool(bounds) or get_origin(kind) is Literal or any(map(_bounded, inner))
+    return bool(bounds) or get_origin(kind) is Literal or any(map(is_bounded, inner))
 
 
 def _allows(hint: Any, value: object) -> bool:
@@ -223,9 +224,9 @@ def _is_kind(kind: Any, value: object) -> bool:
         return isinstance(value, Real) and _is_finite(value)
     if kind in (bool, int, str, _NONE):
         return isinstance(value, Integral if kind is int else kind)
-    # A class of its own, or something to call: no number, text or list can stand for it.
-    own = (inspect.isclass(kind) and kind is not Any) or get_origin(kind) in (Callable, Mapping)
-    return not (own and (value is None or isinstance(value, str | Real | list | tuple)))
+    # A class of its own, or something to call: no plain value can stand for it.
+    own = (inspect.isclass(kind) and kind is not Any) or get_origin(kind) is Callable
+    return not (own and (value is None or isinstance(value, str | Real | list | tuple | dict)))
 
 
 def _met(bound: Bound, value: Any) -> bool:

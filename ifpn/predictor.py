@@ -236,7 +236,7 @@ def load(
     """Load a checkpoint that a run wrote, ready to predict. Loading never executes code from the file.
 
     Args:
-        path: a .ckpt file, or the folder `export` of a run (or its model.safetensors).
+        path: a .ckpt file, the folder `export` of a run (or its model.safetensors), or an .onnx file of `ifpn export`.
         device: `auto` takes a GPU if there is one.
         score_threshold: detections below are left out. None: the score at which the last validation had the highest
             F1, if the file knows it, else 0.
@@ -245,11 +245,24 @@ def load(
     Raises:
         ConfigError: missing, damaged, or foreign file.
     """
+    if Path(path).suffix == ".onnx":
+        return _load_onnx(Path(path), score_threshold, size)
     checkpoint = read_trained(path)
     metadata, detector = checkpoint["ifpn"], restore_detector(checkpoint, path)
     threshold = (metadata.get("score_threshold") or 0.0) if score_threshold is None else score_threshold
     names, ids, config = metadata["class_names"], metadata["category_ids"], metadata["config"]
     return Predictor(detector, names, ids, config, pick_device(device), threshold, size)
+
+
+def _load_onnx(path: Path, score_threshold: float | None, size: int | None) -> Predictor:
+    from ifpn.export.runtime import read_onnx  # of the extra 'export'
+
+    if size is not None:
+        raise ConfigError(f"size={size}: {path.name} resizes by itself. Leave size out, or export with another.")
+    detector, facts = read_onnx(path)
+    threshold = facts["score_threshold"] if score_threshold is None else score_threshold
+    names, ids = facts["class_names"], facts["category_ids"]
+    return Predictor(detector, names, ids, {"data": facts["data"]}, torch.device("cpu"), threshold)
 
 
 def pick_device(device: str | torch.device) -> torch.device:

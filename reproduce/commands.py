@@ -182,7 +182,7 @@ def wires(arguments: Sequence[str]) -> None:
     lines = [*PREDICTION, *verdict(networks, longest)]
     print(*lines, sep="\n")
     top = max(max(one.distances) for one in networks)
-    draw_wires(networks, [28 + i * (top + 1 - 28) / 8 for i in range(9)], longest, out / "wires.png")
+    draw_wires(networks, [14 + i * (top + 1 - 14) / 8 for i in range(9)], longest, out / "wires.png")
     _write(out / "wires.json", {"networks": [vars(one) for one in networks], "verdict": lines})
     print(f"In {out}: wires.png, wires.json")
 

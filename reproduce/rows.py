@@ -16,11 +16,11 @@ from reproduce.paper import LARGE_BACKBONES, METRICS, Method
 COCO_CLASSES, COCO_VAL_BOXES = 80, 36335
 
 _DETECTORS = {
-    "RetinaNet": "retina",
+    "RetinaNetCriterion": "retina",
     "FasterRCNN": "faster_rcnn",
-    "FCOS": "fcos",
-    "ATSS": "atss",
-    "AutoAssign": "autoassign",
+    "FCOSCriterion": "fcos",
+    "ATSSCriterion": "atss",
+    "AutoAssignCriterion": "autoassign",
 }
 _NECKS = {"ImplicitFPN": "implicit", "MDEQNeck": "mdeq", "FPN": "fpn", "NoFPN": "none"}
 _CSCS = {
@@ -146,13 +146,13 @@ def _optional(value: object) -> float | None:
 
 def method_of(config: Mapping[str, Any]) -> Method | None:
     """The paper's words for what a configuration builds; None for what the paper does not have."""
-    detector = _DETECTORS.get(_class(config["detector"]))
+    detector = _DETECTORS.get(_class(config["detector"].get("criterion", config["detector"])))
     neck = _NECKS.get(_class(config["neck"]))
     if detector is None or neck is None:
         return None
     backbone = _class(config["backbone"])
     # ResNet-50 with a deformable head is still a row of Tables 1 to 5, with a mark.
-    deformable = bool(config["detector"].get("deformable")) and backbone != "resnet50"
+    deformable = bool(config["detector"].get("head", {}).get("deformable")) and backbone != "resnet50"
     found = Method(detector, neck, backbone=backbone, large=deformable or backbone in LARGE_BACKBONES.values())
     solver = config["neck"].get("solver")
     unroll = int(solver["steps"]) if isinstance(solver, dict) and _class(solver) == "Unroll" else None

@@ -157,7 +157,7 @@ def _reach(predictor: Predictor) -> float | None:
     stride = body.strides[len(body.in_levels) - 1]
     blocks = solver.steps if isinstance(solver, Unroll) else 0
     blocks = len(body.neck.blocks) if isinstance(body.neck, StackedFPN) else blocks
-    convolutions = int(predictor.config["detector"]["num_convs"]) + 1
+    convolutions = int(predictor.config["detector"]["head"]["num_convs"]) + 1
     return float(stride * (CELLS * blocks + 1 + convolutions))
 
 

@@ -21,7 +21,7 @@ COPIES = {
     "security.md": "SECURITY.md",
 }
 API = ("solvers", "necks", "csc", "backbones", "detectors", "data", "evaluation", "training")
-_LINK = re.compile(r"(!?)\[([^\]]*)\]\(([^)\s]+)\)")
+_LINK = re.compile(r"(!?)\[((?:!\[[^\]]*\]\([^)]*\)|[^\[\]])*)\]\(([^)\s]+)\)")  # the label may be a picture
 _IMAGE = re.compile(r'(<img[^>]*\ssrc=")([^"]+)"')
 
 
@@ -61,10 +61,11 @@ def localise(text: str, folder: str) -> str:
 
     def link(match: re.Match[str]) -> str:
         image, label, target = match.groups()
-        new = _on_site(target, folder)
+        new, label = _on_site(target, folder), re.sub(_LINK, link, label)
         if new is not None:
             return f"{image}[{label}]({new})"
-        return label if target.strip("./") in label else f"{label} (`{target.removeprefix('../')}`)"
+        named = label.startswith("![") or target.strip("./") in label
+        return label if named else f"{label} (`{target.removeprefix('../')}`)"
 
     text = re.sub(_IMAGE, lambda m: f'{m[1]}{_on_site(m[2], folder) or m[2]}"', text)
     return "".join(

@@ -12,6 +12,7 @@ import timm
 import torch
 from torch import Tensor, nn
 
+from ifpn.backbones.checkpointing import run
 from ifpn.backbones.frozen import freeze_norms, freeze_stages
 from ifpn.backbones.weights import State, load_weights
 from ifpn.errors import WeightsError
@@ -47,22 +48,33 @@ class EfficientNetLite(nn.Module):
 
     Args:
         version: 0, 1 or 2.
-        weights: "imagenet", "none" or the path of a .pth/.pt/.safetensors file (timm's key names or
-            the packages').
+        weights: "imagenet", "none", the path of a .pth/.pt/.safetensors file (timm's key names or the packages'), or
+            of a detector of ours (.ckpt, export).
         frozen_stages: how many stages never change, stem included: 2 is stem + c2.
         frozen_norm: batch norm statistics and affine parts constant in all stages.
+        checkpointing: compute the stages' activations again in the backward pass instead of keeping them.
 
     Raises:
-        ValueError: an option outside its allowed set, or weights that do not fit or are not installed.
+        UserError: an option outside its allowed set, or weights that do not fit or are not installed.
     """
 
     image_mean = (0.5, 0.5, 0.5)
     image_std = (0.5, 0.5, 0.5)
+    # The padding depends on the image's size, layer upon layer: torch.compile did not end tracing it in half an hour.
+    compile_dynamic = False
 
-    def __init__(self, version: Literal[0, 1, 2], weights: str, frozen_stages: int, frozen_norm: bool) -> None:
+    def __init__(
+        self,
+        version: Literal[0, 1, 2],
+        weights: str,
+        frozen_stages: int,
+        frozen_norm: bool,
+        checkpointing: bool = False,
+    ) -> None:
         super().__init__()
         if version not in (0, 1, 2):
-            raise ValueError(f"version={version!r}: allowed are 0, 1 and 2")
+            raise ValueError(f"version={version!r}: must be 0, 1 or 2")
+        self.checkpointing = checkpointing
         body = timm.create_model(
             f"tf_efficientnet_lite{version}", pretrained=False, features_only=True, out_indices=(1, 2, 3, 4)
         )
@@ -91,7 +103,13 @@ class EfficientNetLite(nn.Module):
 
     def forward(self, images: Tensor) -> OrderedDict[str, Tensor]:
         """(N, 3, H, W) -> c2..c5 with sizes ceil(H / stride) x ceil(W / stride)."""
-        return OrderedDict(zip(self.levels, self.body(images), strict=True))
+        x, out = images, OrderedDict[str, Tensor]()
+        for level, names in zip(("stem", *self.levels), _STAGES, strict=True):
+            for name in names:
+                x = run(self.body.get_submodule(name), x, checkpointing=self.checkpointing and level != "stem")
+            out[level] = x
+        del out["stem"]
+        return out
 
 
 def packaged_state(version: int) -> State:
@@ -113,7 +131,7 @@ def packaged_state(version: int) -> State:
 def timm_names(state: State, stage_lengths: list[int]) -> State:
     """Rename the packages' keys to timm's; a state that already has timm's names passes unchanged.
 
-    The packages number all blocks in one row (``_blocks.7``), timm numbers them per stage (``blocks.3.1``).
+    The packages number all blocks in one row (`_blocks.7`), timm numbers them per stage (`blocks.3.1`).
     """
     if not any(key.startswith("_") for key in state):
         return state
@@ -133,16 +151,22 @@ def timm_names(state: State, stage_lengths: list[int]) -> State:
     return renamed
 
 
-def efficientnet_lite0(weights: str, frozen_stages: int, frozen_norm: bool) -> EfficientNetLite:
-    """EfficientNet-Lite0, c2..c5 with 24, 40, 112, 320 channels. Arguments as :class:`EfficientNetLite`."""
-    return EfficientNetLite(0, weights, frozen_stages, frozen_norm)
+def efficientnet_lite0(
+    weights: str, frozen_stages: int, frozen_norm: bool, checkpointing: bool = False
+) -> EfficientNetLite:
+    """EfficientNet-Lite0, c2..c5 with 24, 40, 112, 320 channels. Arguments as `EfficientNetLite`."""
+    return EfficientNetLite(0, weights, frozen_stages, frozen_norm, checkpointing)
 
 
-def efficientnet_lite1(weights: str, frozen_stages: int, frozen_norm: bool) -> EfficientNetLite:
-    """EfficientNet-Lite1, c2..c5 with 24, 40, 112, 320 channels. Arguments as :class:`EfficientNetLite`."""
-    return EfficientNetLite(1, weights, frozen_stages, frozen_norm)
+def efficientnet_lite1(
+    weights: str, frozen_stages: int, frozen_norm: bool, checkpointing: bool = False
+) -> EfficientNetLite:
+    """EfficientNet-Lite1, c2..c5 with 24, 40, 112, 320 channels. Arguments as `EfficientNetLite`."""
+    return EfficientNetLite(1, weights, frozen_stages, frozen_norm, checkpointing)
 
 
-def efficientnet_lite2(weights: str, frozen_stages: int, frozen_norm: bool) -> EfficientNetLite:
-    """EfficientNet-Lite2, c2..c5 with 24, 48, 120, 352 channels. Arguments as :class:`EfficientNetLite`."""
-    return EfficientNetLite(2, weights, frozen_stages, frozen_norm)
+def efficientnet_lite2(
+    weights: str, frozen_stages: int, frozen_norm: bool, checkpointing: bool = False
+) -> EfficientNetLite:
+    """EfficientNet-Lite2, c2..c5 with 24, 48, 120, 352 channels. Arguments as `EfficientNetLite`."""
+    return EfficientNetLite(2, weights, frozen_stages, frozen_norm, checkpointing)

@@ -1,17 +1,19 @@
 """Batch normalisation that never changes, and the freezing of whole stages."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.ops import FrozenBatchNorm2d as TorchvisionFrozenBatchNorm2d
 
+from ifpn.errors import UserError
+
 
 class FrozenBatchNorm2d(TorchvisionFrozenBatchNorm2d):  # type: ignore[misc]  # torchvision ships no types
     """Batch normalisation with constant statistics and constant affine part (all four are buffers).
 
-    The state-dict names are those of ``nn.BatchNorm2d``. An activation can follow, because timm's layers keep
+    The state-dict names are those of `nn.BatchNorm2d`. An activation can follow, because timm's layers keep
     norm and activation in one module.
 
     Args:
@@ -56,19 +58,19 @@ class FrozenBatchNorm2d(TorchvisionFrozenBatchNorm2d):  # type: ignore[misc]  # 
         return out
 
 
-def freeze_norms(module: nn.Module) -> nn.Module:
-    """Replace every batch norm in ``module`` (or itself) by a frozen one; returns the result."""
+def freeze_norms(module: nn.Module, only: Callable[[nn.BatchNorm2d], bool] = lambda _: True) -> nn.Module:
+    """Replace every batch norm in `module` (or itself) for which `only` holds by a frozen one; return the result."""
     if isinstance(module, nn.BatchNorm2d):
-        return FrozenBatchNorm2d.from_batch_norm(module)
+        return FrozenBatchNorm2d.from_batch_norm(module) if only(module) else module
     for name, child in module.named_children():
-        frozen = freeze_norms(child)
+        frozen = freeze_norms(child, only)
         if frozen is not child:
             setattr(module, name, frozen)
     return module
 
 
 def freeze_stages(module: nn.Module, stages: list[list[str]], count: int) -> None:
-    """Make the first ``count`` stages constant: no gradients, and batch norms that never change.
+    """Make the first `count` stages constant: no gradients, and batch norms that never change.
 
     Args:
         module: the network.
@@ -77,11 +79,11 @@ def freeze_stages(module: nn.Module, stages: list[list[str]], count: int) -> Non
             residual stage.
 
     Raises:
-        ValueError: ``count`` is not an integer in 0..len(stages).
+        UserError: `count` is not an integer in 0..len(stages).
     """
     if isinstance(count, bool) or not isinstance(count, int) or not 0 <= count <= len(stages):
-        raise ValueError(
-            f"frozen_stages={count!r}: allowed are 0 (train everything), 1 (stem) .. {len(stages)} (all constant)"
+        raise UserError(
+            f"frozen_stages={count!r}: must be 0 (train everything), 1 (stem) .. {len(stages)} (all constant)"
         )
     for name in (name for stage in stages[:count] for name in stage):
         frozen = freeze_norms(module.get_submodule(name))
@@ -91,6 +93,6 @@ def freeze_stages(module: nn.Module, stages: list[list[str]], count: int) -> Non
 
 
 def set_requires_grad(parameters: Iterable[nn.Parameter], value: bool) -> None:
-    """Switch gradients of ``parameters`` on or off."""
+    """Switch gradients of `parameters` on or off."""
     for parameter in parameters:
         parameter.requires_grad_(value)

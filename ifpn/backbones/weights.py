@@ -19,6 +19,7 @@ State = dict[str, Tensor]
 FROM_CHECKPOINT = "checkpoint"
 """As "none", without a word: every weight is about to be replaced by a checkpoint's."""
 
+EXPORTED = "model.safetensors"  # the file of weights in the folder of an exported detector
 _WRAPPERS = ("state_dict", "model")  # names under which training programs keep the weights in a file
 _COUNTER = "num_batches_tracked"  # a training counter of nn.BatchNorm2d, not a weight
 
@@ -33,11 +34,12 @@ def load_weights(
     may_start_fresh: tuple[str, ...] = (),
     rename: Callable[[State], State] | None = None,
 ) -> None:
-    """Fill ``module`` as ``weights`` says: "imagenet", "none", or a file.
+    """Fill `module` as `weights` says: "imagenet", "none", or a file.
 
     Args:
         module: the network to fill, in place.
-        weights: "imagenet", "none" (random start) or the path of a .pth, .pt or .safetensors file.
+        weights: "imagenet", "none" (random start), the path of a .pth, .pt or .safetensors file, or of a checkpoint or
+            exported folder of one of our detectors, whose backbone is taken.
         name: the network's name, for messages.
         imagenet: fetches the ImageNet weights.
         unused: key prefixes a classifier has and a backbone has not, e.g. ("fc.",).
@@ -48,7 +50,7 @@ def load_weights(
         WeightsError: see the class.
     """
     if not isinstance(weights, str) or not weights:
-        raise WeightsError(f"weights={weights!r}: allowed are 'imagenet', 'none' or the path of a weights file")
+        raise WeightsError(f"weights={weights!r}: must be imagenet, none or the path of a file")
     if weights == FROM_CHECKPOINT:
         return
     if weights == "none":
@@ -66,10 +68,23 @@ def load_weights(
 
 
 def read_state(path: str) -> State:
-    """Read a state dict from a .pth/.pt file (``weights_only``, so no code runs) or a .safetensors file."""
+    """Read the weights of a backbone.
+
+    Args:
+        path: a .pth or .pt file or a checkpoint (read with `weights_only`, so that no code runs), a .safetensors file,
+            or an exported folder. Of a detector of ours the backbone is returned.
+
+    Raises:
+        WeightsError: no such file, damaged, or holding anything but tensors.
+    """
     file = Path(path).expanduser()
+    if (file / EXPORTED).is_file():
+        file = file / EXPORTED
     if not file.is_file():
-        raise WeightsError(f"weights={path!r} is neither 'imagenet', 'none' nor an existing file (looked at {file})")
+        raise WeightsError(
+            f"weights={path}: must be imagenet, none, or an existing file: weights of a backbone, or a checkpoint or "
+            f"export of a detector (looked at {file})"
+        )
     try:
         if file.suffix == ".safetensors":
             content: Any = load_safetensors(file)
@@ -88,7 +103,20 @@ def read_state(path: str) -> State:
             content = content[wrapper]
     if not isinstance(content, Mapping) or not all(isinstance(v, Tensor) for v in content.values()) or not content:
         raise WeightsError(f"{file} does not hold a state dict (a mapping of names to tensors)")
-    return {str(key).removeprefix("module."): value for key, value in content.items()}
+    return _backbone_of({str(key).removeprefix("module."): value for key, value in content.items()})
+
+
+def _backbone_of(state: State) -> State:
+    """The backbone's part of the state of one of our detectors, or of its LightningModule; any other state as it is."""
+    for prefix in ("detector.body.backbone.", "body.backbone."):
+        part = {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
+        if part:
+            state = part
+            break
+    # Backbones made by timm keep it in a sub-module, which is what is filled.
+    if all(key.startswith("body.") for key in state):
+        return {key.removeprefix("body."): value for key, value in state.items()}
+    return state
 
 
 def fill_checked(
@@ -100,7 +128,7 @@ def fill_checked(
     unused: tuple[str, ...],
     may_start_fresh: tuple[str, ...] = (),
 ) -> None:
-    """Copy ``state`` into ``module``; every name and shape must match, but for the stated exceptions."""
+    """Copy `state` into `module`; every name and shape must match, but for the stated exceptions."""
     state = {key: value for key, value in state.items() if not key.startswith(unused) and not key.endswith(_COUNTER)}
     expected = {key: value for key, value in module.state_dict().items() if not key.endswith(_COUNTER)}
     problems = misfit(expected, state, may_be_missing=may_start_fresh)
@@ -127,7 +155,7 @@ def misfit(expected: Mapping[str, Tensor], state: Mapping[str, Tensor], *, may_b
 
 
 def download(fetch: Callable[[], Mapping[str, Tensor]], *, name: str, url: str) -> State:
-    """Call ``fetch``; if it fails, say in one message what was tried and how to do without it."""
+    """Call `fetch`; if it fails, say in one message what was tried and how to do without it."""
     cache = Path(torch.hub.get_dir()) / "checkpoints"
     file = url.rsplit("/", 1)[-1]
     try:

@@ -50,7 +50,7 @@ def main(arguments: Sequence[str]) -> int:
     try:
         augment = Augment(**{name: getattr(options, name) for name in _augment_defaults()})
     except ValueError as error:
-        raise ConfigError(str(error)) from error
+        raise ConfigError(f"data.augment.{error}") from error
     options.out.mkdir(parents=True, exist_ok=True)
     reports, remarks, failed = _check(options, augment)
     text = as_text(reports, remarks)

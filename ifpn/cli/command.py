@@ -7,7 +7,7 @@ import shutil
 import signal
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import hydra
@@ -106,8 +106,13 @@ def remove_unused_folder() -> None:
     if any(given.startswith(("run_dir=", "hydra.run.dir=")) for given in [*overrides.task, *overrides.hydra]):
         return
     folder = Path(HydraConfig.get().runtime.output_dir)
+    if folder.resolve() == Path.cwd().resolve():  # of a command that makes no folder
+        return
     if {path.name for path in folder.iterdir()} <= {"hydra", LOCK}:  # Hydra's own notes, an empty lock
         shutil.rmtree(folder, ignore_errors=True)  # the reason of the refusal must be what is told
+        if folder.parent.name == "runs":
+            with suppress(OSError):  # it holds other runs
+                folder.parent.rmdir()
 
 
 def checked(cfg: DictConfig, overrides: list[str]) -> DictConfig:

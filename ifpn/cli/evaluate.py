@@ -7,11 +7,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 from rich.progress import track
 
+from ifpn.config.build import build_part
 from ifpn.config.stored import check_stored_data
 from ifpn.data import ClassMismatch, DetectionData
 from ifpn.errors import ConfigError
@@ -66,7 +66,9 @@ def evaluate(cfg: DictConfig) -> CocoResult | None:
         _report(result, evaluator, data.class_names, cfg, console)
     else:
         result = None
-        console.print(f"{data.val_annotation_file} holds no annotations, so that there are no numbers.", soft_wrap=True)
+        console.print(
+            f"{data.val_annotation_file} holds no box to be found, so that there are no numbers.", soft_wrap=True
+        )
     console.print(f"In {out}: {', '.join(sorted(f.name for f in out.iterdir() if f.is_file()))}", soft_wrap=True)
     return result
 
@@ -113,14 +115,14 @@ def _data(node: DictConfig, predictor: Predictor | None) -> tuple[DetectionData,
     detector's must then be among, by name.
     """
     if predictor is not None:
-        data: DetectionData = instantiate(node)
+        data: DetectionData = build_part(node, "data")
         data.use_categories(predictor.category_ids, predictor.class_names)
         try:
             data.setup("validate")
             return data, torch.arange(data.num_classes)
         except ClassMismatch:
             pass
-    data = instantiate(node)
+    data = build_part(node, "data")
     data.use_validation_categories()
     data.setup("validate")
     return data, match_classes([] if predictor is None else predictor.class_names, data.class_names)

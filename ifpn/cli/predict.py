@@ -25,17 +25,24 @@ _LONGEST_NAME = 255  # bytes: what file systems allow
 def predict(cfg: DictConfig) -> None:
     """Draw boxes on every image that `cfg.source` stands for, and write them all as one COCO-format JSON.
 
+    With `cfg.stream` given it is a video, see `ifpn.cli.video`.
+
     Raises:
         ConfigError: the pictures would overwrite the images.
         BadImage: an unusable image under `on_bad_image=refuse`, or no usable one at all.
     """
+    if cfg.stream is not None:
+        from ifpn.cli.video import predict_video  # which imports this file
+
+        predict_video(cfg)
+        return
     console, out = Console(highlight=False), Path(cfg.run_dir)
     with download_folder() as downloads:
         sources = find_sources(str(cfg.source), leave_out=out, downloads=Path(downloads))
         names = picture_names([sources.name(file) for file in sources.files])
         _spare_images(sources.files, [out / name for name in names])
         predictor = load(cfg.ckpt, cfg.device, size=cfg.size)
-        shown = (predictor.score_threshold or 0.3) if cfg.score_threshold is None else cfg.score_threshold
+        shown = drawn_from(cfg, predictor)
         found, refused = [], []
         for number, file in enumerate(track(sources.files, "predicting", console=console, transient=True), start=1):
             try:
@@ -63,6 +70,11 @@ def predict(cfg: DictConfig) -> None:
         markup=False,
         soft_wrap=True,
     )
+
+
+def drawn_from(cfg: DictConfig, predictor: Predictor) -> float:
+    """The score from which on boxes are drawn: as set, else that of the highest F1 in validation, else 0.3."""
+    return float((predictor.score_threshold or 0.3) if cfg.score_threshold is None else cfg.score_threshold)
 
 
 def detect(predictor: Predictor, file: Path) -> Detections:

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
-from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.callbacks import BatchSizeFinder, Callback, Checkpoint, LearningRateFinder
 from rich.console import Console
@@ -18,7 +17,7 @@ from rich.table import Table
 from torch import nn
 
 from ifpn.cli.command import choices, typed
-from ifpn.config.build import build_detector, build_list, without_weights
+from ifpn.config.build import build_detector, build_list, build_part, without_weights
 from ifpn.config.checks import check_buildable
 from ifpn.data import DetectionData
 from ifpn.errors import ConfigError
@@ -82,8 +81,8 @@ def _train(cfg: DictConfig, build: Build, trainer: pl.Trainer, run_dir: Path) ->
     start = find_start(cfg.ckpt, run_dir)
     trained = _weights_to_start_from(cfg, start)
     check_run_dir(run_dir, resuming=start.own)
-    data: DetectionData = instantiate(cfg.data)
-    recipe: Recipe = instantiate(cfg.schedule)
+    data: DetectionData = build_part(cfg.data, "data")
+    recipe: Recipe = build_part(cfg.schedule, "schedule")
     data.prepare_data()
     data.setup("fit")
     check_ranks(trainer.world_size, len(data.val_dataset))
@@ -190,18 +189,19 @@ def config_diff(before: Any, after: Any, path: str = "") -> list[str]:
 def build_trainer(cfg: DictConfig, run_dir: Path) -> pl.Trainer:
     """Lightning's Trainer with the schedule's clipping and validation interval, our callbacks and checkpoint files."""
     every = cfg.schedule.val_every
-    callbacks = build_list(cfg.callbacks)
+    callbacks = build_list(cfg.callbacks, "callbacks")
     check_callbacks(callbacks)
-    plugins = [instantiate(node) for node in cfg.trainer.get("plugins") or []]
-    trainer: pl.Trainer = instantiate(
+    plugins = [build_part(node, "trainer.plugins") for node in cfg.trainer.get("plugins") or []]
+    trainer: pl.Trainer = build_part(
         cfg.trainer,
+        "trainer",
         default_root_dir=str(run_dir),
         max_epochs=-1,
         gradient_clip_val=cfg.schedule.gradient_clip,
         val_check_interval=None if every is None else every * cfg.trainer.accumulate_grad_batches,
         check_val_every_n_epoch=1 if every is None else None,
         callbacks=callbacks,
-        logger=build_list(cfg.logger),
+        logger=build_list(cfg.logger, "logger"),
         plugins=[SafeCheckpointIO(), *plugins],
         enable_checkpointing=any(isinstance(c, Checkpoint) for c in callbacks),
         # The batch sampler knows its rank and world itself, and every image is validated once.
@@ -309,6 +309,8 @@ QUIET = (
     ".*isinstance.treespec, LeafSpec.*",
     # Every rank has the same validation numbers already: they come from the gathered detections.
     ".*when logging on epoch level in distributed setting.*",
+    # data.val_share=0 asks for no validation.
+    ".*Total length of `list` across ranks is zero.*",
     # A short run logs when it ends; nothing is lost.
     ".*is smaller than the logging interval.*",
 )

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
-from ifpn.errors import ConfigError
+from ifpn.errors import ConfigError, UserError
 
 if TYPE_CHECKING:
     from torch import nn
@@ -19,27 +22,19 @@ def build_detector(cfg: DictConfig, num_classes: int) -> nn.Module:
     The sizes that rooms need of each other (channels of the backbone, number of classes of the data) are passed here,
     so that no part of the configuration repeats another.
     """
-    from torchvision.models.detection.transform import GeneralizedRCNNTransform
-
-    from ifpn.detectors import Body
+    from ifpn.detectors.transform import ImageTransform
 
     # Parts are instantiated by themselves below, where `${solver}` would no longer find its sibling.
     cfg = OmegaConf.create(OmegaConf.to_container(cfg, resolve=True))  # type: ignore[assignment]
-    detector, in_levels, extra_levels = _without(cfg.detector, "in_levels", "extra_levels")
     backbone = instantiate(cfg.backbone)
-    body = Body.build(
-        backbone,
-        instantiate(cfg.neck),
-        in_levels=list(in_levels),
-        extra_levels=extra_levels,
-    )
-    transform = GeneralizedRCNNTransform(
+    body = instantiate(cfg.detector.body)(backbone, instantiate(cfg.neck))
+    transform = ImageTransform(
         min_size=tuple(cfg.image.min_size),
         max_size=cfg.image.max_size,
         image_mean=list(backbone.image_mean),
         image_std=list(backbone.image_std),
     )
-    built: nn.Module = instantiate(detector)(body=body, num_classes=num_classes, transform=transform)
+    built: nn.Module = instantiate(cfg.detector)(body=body, num_classes=num_classes, transform=transform)
     if cfg.get("compile"):
         compile_parts(built)
     return built
@@ -56,8 +51,6 @@ def compile_parts(detector: nn.Module) -> None:
     from torch._inductor.cpp_builder import get_cpp_compiler
     from torch._inductor.exc import InvalidCxxCompiler
 
-    from ifpn.backbones import EfficientNetLite
-
     try:
         get_cpp_compiler()
     except InvalidCxxCompiler as error:
@@ -66,9 +59,8 @@ def compile_parts(detector: nn.Module) -> None:
         ) from error
     backbone = detector.get_submodule("body.backbone")
     for part in (backbone, *(child for name, child in detector.named_children() if name == "head")):
-        # Sizes of images vary: symbolic from the start, or each new size would be compiled anew. But the padding of an
-        # EfficientNet-Lite depends on the size, layer upon layer: tracing that did not end in half an hour.
-        part.compile(dynamic=not isinstance(part, EfficientNetLite))
+        # Sizes of images vary: symbolic from the start, or each new size would be compiled anew.
+        part.compile(dynamic=getattr(part, "compile_dynamic", True))
 
 
 def without_weights(cfg: DictConfig) -> DictConfig:
@@ -78,13 +70,37 @@ def without_weights(cfg: DictConfig) -> DictConfig:
     return OmegaConf.merge(cfg, {"backbone": {"weights": FROM_CHECKPOINT}, "compile": False})  # type: ignore[return-value]
 
 
-def build_list(group: DictConfig | None) -> list[Any]:
+def build_part(node: DictConfig, path: str, **given: Any) -> Any:
+    """Instantiate the node at `path`.
+
+    Raises:
+        ConfigError: its constructor refuses a setting; the message begins with the setting's path.
+    """
+    with naming_settings({path: node}):
+        return instantiate(node, **given)
+
+
+def build_list(group: DictConfig | None, path: str) -> list[Any]:
     """The objects of a group of named entries (callbacks, loggers), empty entries left out."""
-    return [instantiate(node) for node in (group or {}).values() if node]
+    return [build_part(node, f"{path}.{name!s}") for name, node in (group or {}).items() if node]
 
 
-def _without(node: DictConfig, *keys: str) -> tuple[Any, ...]:
-    """A copy of `node` without `keys`, followed by their values (None where absent)."""
-    copy = OmegaConf.create(OmegaConf.to_container(node))
-    assert isinstance(copy, DictConfig)
-    return copy, *(copy.pop(key, None) for key in keys)
+@contextmanager
+def naming_settings(nodes: Mapping[str, Any]) -> Iterator[None]:
+    """Put the path of the setting before what a constructor says of its argument; `nodes` are searched for it."""
+    try:
+        yield
+    except (UserError, InstantiationException) as error:
+        cause = error if isinstance(error, UserError) else error.__cause__  # Hydra wraps it
+        if not isinstance(cause, UserError):
+            raise
+        raise ConfigError(_with_path(str(cause), nodes)) from error
+
+
+def _with_path(message: str, nodes: Mapping[str, Any]) -> str:
+    name, left = message.partition("=")[0], list(nodes.items())
+    for path, node in left:  # grows while it is read: the shallowest comes first
+        if name in node and "_target_" not in (node[name] if OmegaConf.is_dict(node[name]) else ()):
+            return f"{path}.{message}"
+        left += [(f"{path}.{key}", value) for key, value in node.items() if OmegaConf.is_dict(value)]
+    return message

@@ -12,14 +12,13 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from typing import Any
 
-from hydra.errors import InstantiationException
 from hydra.utils import get_object
 from omegaconf import DictConfig, OmegaConf
 
 from ifpn.bounds import hints, shown, violation
-from ifpn.config.foreign import SETTINGS, foreign_signature
+from ifpn.config.foreign import ENTRIES, SETTINGS, foreign_signature
 from ifpn.config.migration import new_key
-from ifpn.errors import ConfigError, UserError
+from ifpn.errors import ConfigError
 
 HYDRAS = ("_target_", "_partial_", "_args_", "_recursive_", "_convert_")
 
@@ -41,10 +40,6 @@ def check_config(cfg: DictConfig, overrides: Sequence[str], choices: Mapping[str
     assert isinstance(plain, dict)
     for key in sorted(plain, key=lambda key: (isinstance(plain[key], dict), key in ("neck", "logger"))):
         check_values(plain[key], str(key))
-    for group in ("callbacks", "logger"):
-        for name, entry in (plain.get(group) or {}).items():
-            if entry is not None and not (isinstance(entry, dict) and "_target_" in entry):
-                raise ConfigError(f"{group}.{name}={shown(entry)}: must be null or have a _target_.")
     _check_choices(cfg, overrides, choices.get("neck"))
     _check_parts_of_g(cfg, overrides, choices.get("neck"))
     if "schedule" in cfg:
@@ -65,21 +60,21 @@ def check_values(node: Any, path: str) -> None:
     Raises:
         ConfigError: for the first outside its bounds, and for a key that its class does not take.
     """
-    if isinstance(node, Mapping):
+    if path in SETTINGS:
+        _check_value(path, node, SETTINGS[path])
+    elif isinstance(node, Mapping):
         known, others = signature(str(node["_target_"])) if "_target_" in node else ({}, True)
         for key, value in node.items():
             below = f"{path}.{key}"
-            if key in HYDRAS or below in ("detector.in_levels", "detector.extra_levels"):
+            if key in HYDRAS:
                 continue
             if key not in known and not others:
                 raise ConfigError(_unknown(below, value, sorted(known)))
-            _check_value(below, value, known.get(key, SETTINGS.get(below, Any)))
+            _check_value(below, value, known.get(key, ENTRIES.get(path, Any)))
             check_values(value, below)
     elif isinstance(node, list):
         for i, value in enumerate(node):
             check_values(value, f"{path}[{i}]")
-    elif path in SETTINGS:
-        _check_value(path, node, SETTINGS[path])
 
 
 def _check_value(path: str, value: Any, hint: Any) -> None:
@@ -193,29 +188,12 @@ def check_buildable(cfg: DictConfig) -> None:
     import torch
 
     from ifpn.backbones.weights import FROM_CHECKPOINT, read_state
-    from ifpn.config.build import build_detector
+    from ifpn.config.build import build_detector, naming_settings
 
     if cfg.backbone.get("weights") not in ("imagenet", "none", FROM_CHECKPOINT):
         read_state(cfg.backbone.weights)
     empty = OmegaConf.merge(cfg, {"backbone": {"weights": FROM_CHECKPOINT}, "compile": False})
     assert isinstance(empty, DictConfig)
-    try:
-        with torch.device("meta"):
-            build_detector(empty, num_classes=2)
-    except (UserError, InstantiationException) as error:
-        # Hydra wraps what a constructor says.
-        cause = error if isinstance(error, UserError) else error.__cause__
-        if not isinstance(cause, UserError):
-            raise
-        raise ConfigError(_with_path(str(cause), cfg)) from error
-
-
-def _with_path(message: str, cfg: DictConfig) -> str:
-    """A constructor's message, which begins with the name of an argument, with the path of the setting."""
-    name = message.partition("=")[0]
-    nodes = [(part, cfg[part]) for part in ("csc", "solver", "neck", "detector", "backbone") if cfg.get(part)]
-    for path, node in nodes:  # grows while it is read: the shallowest comes first
-        if name in node and "_target_" not in (node[name] if OmegaConf.is_dict(node[name]) else ()):
-            return f"{path}.{message}"
-        nodes += [(f"{path}.{key}", value) for key, value in node.items() if OmegaConf.is_dict(value)]
-    return message
+    nodes = {part: cfg[part] for part in ("csc", "solver", "neck", "detector", "backbone") if cfg.get(part)}
+    with naming_settings(nodes), torch.device("meta"):
+        build_detector(empty, num_classes=2)

@@ -7,6 +7,11 @@ from typing import Annotated, Any, Literal
 
 from ifpn.bounds import Ge, Gt, Le, Length, Lt, Probability
 
+
+class Part:
+    """Stands for an object that a node with a `_target_` makes."""
+
+
 Count = Annotated[int, Ge(1), Le(100_000)]
 Beta = Annotated[float, Ge(0), Lt(1)]
 OPTIMIZER: Mapping[str, Any] = {
@@ -23,9 +28,9 @@ SIGNATURES: Mapping[str, Mapping[str, Any]] = {
     "torch.optim.": OPTIMIZER,
     "pytorch_lightning.Trainer": {
         "accelerator": Literal["auto", "cpu", "gpu", "cuda", "mps", "tpu"],
-        "devices": Literal["auto", -1] | Count | Sequence[Annotated[int, Ge(0), Le(100_000)]],
+        "devices": Literal["auto", -1] | Count | Annotated[Sequence[Annotated[int, Ge(0), Le(100_000)]], Length(1)],
         "num_nodes": Count,
-        "strategy": Literal["auto", "ddp", "ddp_find_unused_parameters_true", "fsdp"] | Mapping[str, Any],
+        "strategy": Literal["auto", "ddp", "ddp_find_unused_parameters_true", "fsdp"] | Part,
         "precision": Literal["32-true", "bf16-mixed", "16-mixed", "bf16-true", "16-true", "64-true", 32, 16, 64],
         "accumulate_grad_batches": Count,
         "log_every_n_steps": Annotated[int, Ge(1), Le(1_000_000_000)],
@@ -35,7 +40,7 @@ SIGNATURES: Mapping[str, Mapping[str, Any]] = {
         "limit_train_batches": Some,
         "limit_val_batches": Some | Literal[0],
         "fast_dev_run": bool | Count,
-        "profiler": Literal["simple", "advanced", "pytorch"] | Mapping[str, Any] | None,
+        "profiler": Literal["simple", "advanced", "pytorch"] | Part | None,
         "sync_batchnorm": bool,
         "detect_anomaly": bool,
         "enable_model_summary": bool,
@@ -59,6 +64,8 @@ SIGNATURES: Mapping[str, Mapping[str, Any]] = {
         "log_model": bool | Literal["all"],
     },
 }
+# Of the groups of named entries.
+ENTRIES: Mapping[str, Any] = {"callbacks": Part | None, "logger": Part | None}
 # Settings outside every `_target_`.
 SETTINGS: Mapping[str, Any] = {
     "seed": Annotated[int, Ge(0), Le(2**31 - 1)],
@@ -75,7 +82,7 @@ SETTINGS: Mapping[str, Any] = {
     "source": str,
     "device": str,
     "on_bad_image": Literal["skip", "refuse"],
-    "score_threshold": Probability,
+    "score_threshold": Annotated[float | None, Ge(0), Le(1)],
     "confusion.iou_threshold": Annotated[float, Gt(0), Le(1)],
     "confusion.score_threshold": Probability,
 }

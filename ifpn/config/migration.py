@@ -9,6 +9,7 @@ import copy
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from ifpn.config.nested_detector import TYPED, nest_detector
 from ifpn.errors import ConfigError
 
 # Old path: new path, in the order in which a stored configuration is upgraded.
@@ -25,9 +26,20 @@ TARGETS: dict[str, str] = {
     "ifpn.reports.media.WandbRun": "ifpn.training.loggers.WandbRun",
     "ifpn.training.metrics_log.MetricsLog": "ifpn.training.loggers.MetricsLog",
 }
+_BACKBONES = (
+    *("resnet18", "resnet50", "resnet101", "resnext101_64x4d", "resnext152_32x8d"),
+    *("efficientnet_lite0", "efficientnet_lite1", "efficientnet_lite2"),
+)
 # Class of a `_target_`: its settings that are younger than 0.1.0, with the values that do what 0.1.0 did.
 # "${key}" is the value of that key at the top.
 ADDED: dict[str, dict[str, Any]] = {
+    **{f"ifpn.backbones.{name}": {"checkpointing": False} for name in _BACKBONES},
+    "ifpn.data.DetectionData": {"val_share": None, "classes": None, "repeat_threshold": 0.0, "max_detections": 100},
+    "ifpn.data.DefectPolicy": {"missing_size": "measure", "implausible": "refuse", "box_format": "xywh"},
+    "ifpn.necks.ImplicitFPN": {
+        **{"block": "basic", "start": "zero", "fine_every": 1, "correction_weight": 0.0},
+        **{"jacobian_every": 1.0, "contraction_penalty": 0.0, "contraction_margin": 0.9},
+    },
     "ifpn.necks.FPN": {"residual_block": False, "weight_norm": True, "dropout": 0.05},
     "ifpn.necks.StackedFPN": {
         **{"inject": False, "residual_block": True, "weight_norm": True, "dropout": 0.05},
@@ -35,12 +47,14 @@ ADDED: dict[str, dict[str, Any]] = {
     },
 }
 # What no table can say: each changes a configuration in place, and leaves an upgraded one as it is.
-STEPS: list[Callable[[dict[str, Any]], None]] = []
+STEPS: list[Callable[[dict[str, Any]], None]] = [nest_detector]
 
 
 def new_key(path: str) -> str | None:
     """The setting that `path` became, or None if it never was one."""
-    return "data.batch_size (evaluate.py: batch_size)" if path == "schedule.batch_size" else MOVED.get(path)
+    if path == "schedule.batch_size":
+        return "data.batch_size (evaluate.py: batch_size)"
+    return MOVED.get(path) or TYPED.get(path)
 
 
 def migrate(config: Mapping[str, Any]) -> dict[str, Any]:

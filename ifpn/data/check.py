@@ -166,7 +166,7 @@ def _notes(data: CocoDataset) -> list[str]:
 def class_remarks(found: CocoAnnotations) -> list[str]:
     """Say which classes have no box."""
     empty = [name for name, n in zip(found.categories.names, found.boxes_per_class(), strict=True) if not n]
-    if not empty or not found.boxes_per_class().any():
+    if not empty or not found.has_boxes:
         return []
     shown = ", ".join(empty[:10]) + (", …" if len(empty) > 10 else "")
     return [f"{len(empty)} of {len(found.categories.names)} classes have no box: {shown}"]
@@ -186,7 +186,7 @@ def crowding_remarks(found: CocoAnnotations, max_detections: int = COCO_DETECTIO
 def split_remarks(train: CocoDataset, val: CocoDataset) -> list[str]:
     """Say in what a validation set cannot tell what it is there for: no boxes, or images that are trained on."""
     remarks = []
-    if not val.annotations.boxes_per_class().any():
+    if not val.annotations.has_boxes:
         remarks.append(
             f"{val.annotations.path} has no box to be found: AP cannot be measured, and best.ckpt is the newest weights"
         )

@@ -13,7 +13,7 @@ import torch
 from pytorch_lightning import LightningDataModule
 from torch.utils.data import DataLoader
 
-from ifpn.bounds import Ge, Le, Probability, Rate, check
+from ifpn.bounds import Ge, Le, Length, Probability, Rate, check
 from ifpn.data.augment import Augment
 from ifpn.data.check import class_remarks, crowding_remarks, quick_check, split_remarks
 from ifpn.data.coco.annotations import Categories, CocoAnnotations, load_annotations
@@ -72,12 +72,12 @@ class DetectionData(LightningDataModule):
         val_annotations: str | None = None,
         val_images: str | None = None,
         val_share: Rate | None = None,
-        classes: Sequence[str] | None = None,
+        classes: Annotated[Sequence[str], Length(1)] | None = None,
         train_empty_images: bool = False,
         repeat_threshold: Probability = 0.0,
         group_by_aspect: bool = True,
         drop_last: bool = True,
-        max_detections: Annotated[int, Ge(1), Le(10_000)] = 100,
+        max_detections: Annotated[int, Ge(10), Le(10_000)] = 100,
         follow_links: bool = False,
         check: bool = True,
     ) -> None:
@@ -159,7 +159,9 @@ class DetectionData(LightningDataModule):
         """Read the annotation files a stage needs ("fit", "validate", "test"; None = all); check them."""
         if stage in (None, "fit"):
             self._log_summary("train", self.train_dataset)
-        if stage in ("validate", "test") or self.has_validation:
+        if stage in ("validate", "test") and not self.has_validation:
+            raise DataError("data.val_share=0: there are no validation images. Hold some back: data.val_share=0.1")
+        if self.has_validation:
             self._log_summary("val", self.val_dataset)
         if stage in (None, "fit") and self.has_validation:
             for line in split_remarks(self.train_dataset, self.val_dataset):
@@ -189,10 +191,8 @@ class DetectionData(LightningDataModule):
 
     @property
     def val_dataset(self) -> CocoDataset:
-        """All validation images, each once, as they are."""
+        """All validation images, each once, as they are; none with `val_share=0`."""
         if self._val is None:
-            if not self.has_validation:
-                raise DataError("data.val_share=0: there are no validation images. Hold some back: data.val_share=0.1")
             paths = self._paths("val" if self.val_share is None else "train")
             if self.val_share is None:
                 known = self._categories

@@ -21,7 +21,8 @@ COLOURS = ((222, 48, 44), (48, 92, 222))
 LAMP, BULB, STUB = 12, 8, 12  # sides of a lamp's box and a bulb, length of a decoy's loose wire, in pixels
 GREY, WHITE = (150, 150, 150), (250, 246, 214)
 CLEAR = 4.0  # pixels between the outlines of things that do not belong together
-NEAREST = LAMP / 2 + BULB / 2 + CLEAR  # of a lamp and a decoy
+NEAREST = LAMP / 2 + BULB / 2 + CLEAR  # of a lamp and a bulb
+NEAR = 2 * NEAREST  # room for decoys where the own bulb is nearer than that
 SCALE = 4  # pictures are drawn at so many times their size
 TRIES = 300  # places to try for one thing, and scenes to try for one picture
 
@@ -49,7 +50,7 @@ class Decoy:
 
 
 def draw_wires(seed: int, number: int, *, size: int, shortest: float, longest: float) -> tuple[Image.Image, list[Lamp]]:
-    """Draw scene `number`: two lamps of different classes, each with a red and a blue decoy nearer than its own bulb.
+    """Draw scene `number`: two lamps of different classes, each with a red and a blue decoy nearer than its bulb.
 
     Neither counting colours nor looking at the nearest bulbs tells a class: it takes the wire. Both wires of a picture
     have the same length, or the shorter one would tell the class of both.
@@ -95,7 +96,7 @@ def _scene(rng: Random, size: int, distance: float) -> tuple[list[Lamp], list[De
         shuffled = int(rng.random() * 2)
         for colour in (shuffled, 1 - shuffled):
             for _ in range(TRIES):
-                radius = NEAREST + (lamp.distance - NEAREST) * rng.random()
+                radius = NEAREST + (max(lamp.distance, NEAR) - NEAREST) * rng.random()
                 at, turn = _step(lamp.at, rng.random() * math.tau, radius), rng.random() * math.tau
                 end = _step(at, turn, BULB / 2 + STUB)
                 stub = _curve(at, _step(at, turn, STUB / 2), end)
@@ -154,26 +155,27 @@ class Wires:
     Args:
         num_train, num_val, seed: as `Shapes`.
         size: side of the pictures in pixels.
-        shortest, longest: distances in training pictures, drawn evenly, one for each picture.
+        shortest, longest: distances in training pictures, drawn evenly, one for each picture. Below 28 px the own bulb
+            may be the nearest: lessons, without which nothing is learned.
         val_longest: the same in validation pictures, which have distances that training never showed.
 
     Raises:
-        UserError: distances that do not increase, or too short for the decoys.
+        UserError: distances that do not increase, or too short for a wire.
     """
 
     num_train: Drawable = 2000
     num_val: Drawable = 500
     seed: Annotated[int, Ge(0), Le(2**31 - 1)] = 0
     size: Annotated[int, Ge(32), Le(2048)] = 160
-    shortest: Annotated[int, Ge(1), Le(2048)] = 28
+    shortest: Annotated[int, Ge(1), Le(2048)] = 14
     longest: Annotated[int, Ge(1), Le(2048)] = 64
     val_longest: Annotated[int, Ge(1), Le(2048)] = 128
 
     def __post_init__(self) -> None:
-        if not NEAREST + BULB <= self.shortest <= self.longest <= self.val_longest:
+        if not NEAREST <= self.shortest <= self.longest <= self.val_longest:
             raise UserError(
                 f"shortest={self.shortest}, longest={self.longest}, val_longest={self.val_longest}: must "
-                f"increase, from {NEAREST + BULB:g} px on, where two decoys fit in. Change one of them."
+                f"increase, from {NEAREST:g} px on, where a wire shows between lamp and bulb. Change one of them."
             )
 
     def __call__(self, root: Path) -> Path:

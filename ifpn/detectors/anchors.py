@@ -45,16 +45,20 @@ class AnchorGrid:
         strides: pixels per cell of each level.
         scales: anchor sides in units of the stride.
         ratios: height / width.
+
+    Raises:
+        UserError: no scale or ratio, or one that is not positive.
     """
 
     strides: tuple[int, ...]
-    scales: tuple[float, ...] = (1.0,)
-    ratios: tuple[float, ...] = (1.0,)
+    scales: Sequence[float]
+    ratios: Sequence[float]
 
     def __post_init__(self) -> None:
         for name, values in (("scales", self.scales), ("ratios", self.ratios)):
             if not values or min(values) <= 0:
                 raise UserError(f"anchor {name} must be one or more positive numbers, got {list(values)}")
+            object.__setattr__(self, name, tuple(values))  # frozen, and lists come from YAML
 
     @property
     def per_cell(self) -> int:

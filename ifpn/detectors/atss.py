@@ -1,22 +1,16 @@
 """ATSS (Zhang et al. 2020): positives chosen by statistics of the candidates' overlaps."""
 
 from collections.abc import Sequence
-from typing import Literal
 
 import torch
 from torch import Tensor, nn
-from torchvision.models.detection.transform import GeneralizedRCNNTransform
 
-from ifpn.detectors.anchors import AnchorGrid, Anchors
-from ifpn.detectors.body import BackboneWithNeck
-from ifpn.detectors.boxes import BoxCoder, DeltaCoder, LTRBCoder, iou, side_distances
+from ifpn.detectors.anchors import Anchors
+from ifpn.detectors.boxes import BoxCoder, iou, side_distances
 from ifpn.detectors.centerness import centerness_losses
 from ifpn.detectors.contract import Target
-from ifpn.detectors.dense import DenseDetector
-from ifpn.detectors.heads import PointHead, Prediction
+from ifpn.detectors.heads import Prediction
 from ifpn.detectors.matching import BACKGROUND
-from ifpn.detectors.postprocess import Postprocess
-from ifpn.errors import UserError
 
 
 def assign_atss(anchors: Anchors, boxes: Tensor, num_candidates: int) -> Tensor:
@@ -64,12 +58,17 @@ def assign_atss(anchors: Anchors, boxes: Tensor, num_candidates: int) -> Tensor:
 
 
 class ATSSCriterion(nn.Module):
-    """Adaptive assignment, then the three losses of FCOS.
+    """Losses of ATSS.
+
+    They are computed in two steps: 1) `assign_atss` gives each location at most one target box, by a threshold on
+    the overlap that adapts to each box; 2) `centerness_losses` supervises class, box and centerness of the assigned
+    locations, as in FCOS, and the class "none" everywhere else.
 
     Args:
         num_candidates: locations per level and box that may become positive.
         coding: of the predicted boxes.
-        alpha, gamma: of the focal loss.
+        alpha: weight of positive locations in the focal loss.
+        gamma: exponent of the focal loss.
         box_weight: factor of the GIoU loss.
         count_empty: whether an image without positives adds one to the number of positives.
     """
@@ -103,67 +102,4 @@ class ATSSCriterion(nn.Module):
             gamma=self.gamma,
             box_weight=self.box_weight,
             count_empty=self.count_empty,
-        )
-
-
-class ATSS(DenseDetector):
-    """Args: see conf/detector/atss.yaml, where every number stands with its source.
-
-    `box_coding` is `"ltrb"`, distances from the point as in FCOS, or `"delta"`, offsets from the
-    square anchor coded with `delta_weights` as in the ATSS authors' code. An image without positives then
-    counts as one positive, as in mmdet; with `"ltrb"` only a batch without any does, as in cvpods.
-    """
-
-    def __init__(
-        self,
-        body: BackboneWithNeck,
-        num_classes: int,
-        *,
-        transform: GeneralizedRCNNTransform,
-        num_convs: int,
-        prior: float,
-        deformable: bool,
-        anchor_scale: float,
-        num_candidates: int,
-        box_coding: Literal["ltrb", "delta"],
-        delta_weights: Sequence[float],
-        alpha: float,
-        gamma: float,
-        box_weight: float,
-        score_threshold: float,
-        top_k: int,
-        nms_threshold: float,
-        max_detections: int,
-    ) -> None:
-        if box_coding not in ("ltrb", "delta"):
-            raise UserError(f"box_coding must be 'ltrb' or 'delta', got {box_coding!r}")
-        if len(delta_weights) != 4:
-            raise UserError(f"delta_weights must be four numbers (x, y, width, height), got {list(delta_weights)}")
-        x, y, width, height = delta_weights
-        coding = LTRBCoder() if box_coding == "ltrb" else DeltaCoder((x, y, width, height))
-        super().__init__(
-            body,
-            num_classes,
-            head=PointHead(
-                body.out_channels,
-                num_classes,
-                body.strides,
-                num_convs=num_convs,
-                prior=prior,
-                box_bias=0.0,
-                code="distance" if box_coding == "ltrb" else "delta",
-                deformable=deformable,
-            ),
-            grid=AnchorGrid(body.strides, scales=(anchor_scale,)),
-            coding=coding,
-            criterion=ATSSCriterion(
-                num_candidates=num_candidates,
-                coding=coding,
-                alpha=alpha,
-                gamma=gamma,
-                box_weight=box_weight,
-                count_empty=box_coding == "delta",
-            ),
-            postprocess=Postprocess("sqrt_quality", score_threshold, top_k, nms_threshold, max_detections),
-            transform=transform,
         )

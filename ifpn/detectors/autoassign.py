@@ -4,18 +4,15 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
-from torchvision.models.detection.transform import GeneralizedRCNNTransform
 from torchvision.ops import box_iou
 
-from ifpn.detectors.anchors import AnchorGrid, Anchors
-from ifpn.detectors.body import BackboneWithNeck
-from ifpn.detectors.boxes import LTRBCoder, giou_loss, side_distances
+from ifpn.detectors.anchors import Anchors
+from ifpn.detectors.boxes import BoxCoder, LTRBCoder, giou_loss, side_distances
 from ifpn.detectors.contract import Target
-from ifpn.detectors.dense import DenseDetector
-from ifpn.detectors.heads import PointHead, Prediction
+from ifpn.detectors.heads import Prediction
 from ifpn.detectors.losses import bce_keep_nan, mean_over_ranks
-from ifpn.detectors.postprocess import Postprocess
 
+DISTANCES = LTRBCoder()
 TINY = 1e-12  # of the authors' code: keeps empty bags and equal overlaps from dividing by zero
 
 
@@ -70,7 +67,13 @@ def negative_exemption(overlap: Tensor, inside: Tensor, labels: Tensor, num_clas
 
 
 class AutoAssignCriterion(nn.Module):
-    """Positive, negative and centre-prior loss.
+    """Losses of AutoAssign.
+
+    They are computed in three steps: 1) every location inside a box gets a weight as a positive of that box, from a
+    learned centre prior and the location's own confidence; 2) the same locations are exempt from being background
+    in proportion to the overlap of their prediction; 3) the positive loss asks each box's weighted mean for a
+    detection, the negative loss asks what is not exempt for none, and the third keeps the centre prior on locations
+    inside boxes.
 
     The centre prior of class c is a Gaussian of the distance between location and box centre in units of the
     level's stride, with learned `mu[c]` and `sigma[c]` for x and y.
@@ -78,7 +81,10 @@ class AutoAssignCriterion(nn.Module):
     Args:
         num_classes: K.
         box_weight: factor of the GIoU loss in the exponent of the localisation probability.
-        positive_weight, negative_weight, prior_weight: factors of the three losses.
+        positive_weight: factor of the positive loss.
+        negative_weight: factor of the negative loss.
+        prior_weight: factor of the centre prior's own loss.
+        coding: of the predicted boxes.
     """
 
     def __init__(
@@ -89,8 +95,10 @@ class AutoAssignCriterion(nn.Module):
         positive_weight: float,
         negative_weight: float,
         prior_weight: float,
+        coding: BoxCoder = DISTANCES,
     ) -> None:
         super().__init__()
+        self.coding = coding
         self.box_weight = box_weight
         self.positive_weight = positive_weight
         self.negative_weight = negative_weight
@@ -99,7 +107,7 @@ class AutoAssignCriterion(nn.Module):
         self.sigma = nn.Parameter(torch.ones(num_classes, 2))
 
     def forward(self, prediction: Prediction, anchors: Anchors, targets: Sequence[Target]) -> dict[str, Tensor]:
-        """`loss_pos`, `loss_neg`, `loss_norm`; box codes are distances in pixels.
+        """`loss_pos`, `loss_neg`, `loss_norm`.
 
         Normalisers are averages over the ranks: number of boxes (at least 1) for the positive loss, sum of
         the centre prior inside boxes (at least 1) for the negative one, number of images for the prior's own.
@@ -118,14 +126,15 @@ class AutoAssignCriterion(nn.Module):
             distances = side_distances(anchors.points[:, None], boxes)  # (A, G, 4)
             inside = distances.amin(dim=-1) > 0
             weight = self.centre_prior(anchors, boxes, labels) * inside
-            loss = positive_bag_loss(probability[:, labels] * self._localised(code, distances), weight)
+            localised = self._localised(code, anchors.sizes, distances)
+            loss = positive_bag_loss(probability[:, labels] * localised, weight)
             positive.append(loss.sum())
             # boxes with no location at all cannot shape the prior: without this rule they would add 1e12 each
             share = len(boxes) / weight.sum().clamp(min=TINY)
             prior_loss.append(torch.where(inside.any(), share, weight.sum() * 0))
             prior_sum.append(weight.sum().detach())
 
-            decoded = LTRBCoder().decode(code.detach(), anchors.points, anchors.sizes)
+            decoded = self.coding.decode(code.detach(), anchors.points, anchors.sizes)
             overlap = box_iou(decoded, boxes).amax(dim=1)
             exemptions.append(negative_exemption(overlap, inside, labels, probability.shape[1]))
 
@@ -147,56 +156,8 @@ class AutoAssignCriterion(nn.Module):
         shift = (anchors.points[:, None] - centres) / anchors.strides[:, None, None] - self.mu[labels]
         return (-(shift**2) / (2 * self.sigma[labels] ** 2)).sum(dim=-1).exp()
 
-    def _localised(self, code: Tensor, distances: Tensor) -> Tensor:
-        """(A, 4) predicted and (A, G, 4) true distances -> (A, G) e^(-box_weight * GIoU loss)."""
+    def _localised(self, code: Tensor, sizes: Tensor, distances: Tensor) -> Tensor:
+        """(A, 4) predicted codes and (A, G, 4) true distances -> (A, G) e^(-box_weight * GIoU loss)."""
         sign = code.new_tensor([-1.0, -1.0, 1.0, 1.0])  # distances to xyxy around the location itself
-        return (-self.box_weight * giou_loss((code * sign)[:, None], distances * sign)).exp()
-
-
-class AutoAssign(DenseDetector):
-    """Args: see conf/detector/autoassign.yaml, where every number stands with its source."""
-
-    def __init__(
-        self,
-        body: BackboneWithNeck,
-        num_classes: int,
-        *,
-        transform: GeneralizedRCNNTransform,
-        num_convs: int,
-        prior: float,
-        box_bias: float,
-        deformable: bool,
-        box_weight: float,
-        positive_weight: float,
-        negative_weight: float,
-        prior_weight: float,
-        score_threshold: float,
-        top_k: int,
-        nms_threshold: float,
-        max_detections: int,
-    ) -> None:
-        super().__init__(
-            body,
-            num_classes,
-            head=PointHead(
-                body.out_channels,
-                num_classes,
-                body.strides,
-                num_convs=num_convs,
-                prior=prior,
-                box_bias=box_bias,
-                code="distance",
-                deformable=deformable,
-            ),
-            grid=AnchorGrid(body.strides),
-            coding=LTRBCoder(),
-            criterion=AutoAssignCriterion(
-                num_classes,
-                box_weight=box_weight,
-                positive_weight=positive_weight,
-                negative_weight=negative_weight,
-                prior_weight=prior_weight,
-            ),
-            postprocess=Postprocess("quality", score_threshold, top_k, nms_threshold, max_detections),
-            transform=transform,
-        )
+        predicted = self.coding.decode(code, torch.zeros_like(sizes), sizes)
+        return (-self.box_weight * giou_loss(predicted[:, None], distances * sign)).exp()

@@ -3,15 +3,13 @@
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from itertools import pairwise
-from typing import Literal
 
 import torch
 from torch import Tensor, nn
 from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
 
 from ifpn.errors import UserError
-
-ExtraLevels = Literal["p5", "c5", "none"]
+from ifpn.necks.neck import ExtraLevelsFrom
 
 
 class BackboneWithNeck(nn.Module):
@@ -52,32 +50,6 @@ class BackboneWithNeck(nn.Module):
             )
         self.strides = tuple(strides)
 
-    @classmethod
-    def build(
-        cls,
-        backbone: nn.Module,
-        neck_factory: Callable[..., nn.Module],
-        in_levels: Sequence[str],
-        extra_levels: ExtraLevels,
-    ) -> "BackboneWithNeck":
-        """Make the neck for the chosen levels.
-
-        Args:
-            neck_factory: partial of a neck class, its width given, taking `in_channels_list`, `extra_blocks`,
-                `extra_levels`.
-            extra_levels: where P6 and P7 come from: `"p5"` or `"c5"`, strided convolutions of the neck;
-                `"none"`, one level only, max-pooled from the neck's last output (Faster R-CNN's P6, used
-                by the RPN).
-        """
-        if extra_levels not in ("p5", "c5", "none"):
-            raise UserError(f"extra_levels must be 'p5', 'c5' or 'none', got {extra_levels!r}")
-        neck = neck_factory(
-            in_channels_list=[width for width, _ in _select(backbone, in_levels)],
-            extra_blocks=LastLevelMaxPool() if extra_levels == "none" else None,
-            extra_levels=extra_levels,
-        )
-        return cls(backbone, neck, in_levels, num_extra_levels=1 if extra_levels == "none" else 2)
-
     @property
     def auxiliary_losses(self) -> dict[str, Tensor]:
         """Losses of the neck's last training forward (a Jacobian penalty, say), if it has any."""
@@ -102,6 +74,31 @@ class BackboneWithNeck(nn.Module):
                 f"{expected}, the neck returned {sizes}; check num_extra_levels and the neck's extra levels"
             )
         return list(pyramid.values())
+
+
+def attach_neck(
+    backbone: nn.Module, neck: Callable[..., nn.Module], *, in_levels: Sequence[str], extra_levels: ExtraLevelsFrom
+) -> BackboneWithNeck:
+    """Make the neck for the chosen levels of a backbone, and join the two.
+
+    Args:
+        backbone: see `BackboneWithNeck`.
+        neck: makes the neck, called with `in_channels_list`, `extra_blocks` and `extra_levels`.
+        in_levels: names of the backbone's maps, fine to coarse.
+        extra_levels: where P6 and P7 come from: `"p5"` or `"c5"`, strided convolutions of the neck; `"none"`, one
+            level only, max-pooled from the neck's last output (Faster R-CNN's P6, used by the RPN).
+
+    Raises:
+        UserError: unknown `extra_levels`, or a level that the backbone does not have.
+    """
+    if extra_levels not in ("p5", "c5", "none"):
+        raise UserError(f"extra_levels must be 'p5', 'c5' or 'none', got {extra_levels!r}")
+    made = neck(
+        in_channels_list=[width for width, _ in _select(backbone, in_levels)],
+        extra_blocks=LastLevelMaxPool() if extra_levels == "none" else None,
+        extra_levels=extra_levels,
+    )
+    return BackboneWithNeck(backbone, made, in_levels, num_extra_levels=1 if extra_levels == "none" else 2)
 
 
 def _select(backbone: nn.Module, names: Sequence[str]) -> list[tuple[int, int]]:

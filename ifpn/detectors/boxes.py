@@ -1,18 +1,29 @@
 """Box geometry: overlaps, and the two ways a network codes a box."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
+from ifpn.errors import UserError
+
 EPS = torch.finfo(torch.float32).eps  # smallest area that is divided by, as the GIoU of cvpods
 MAX_LOG_RATIO = math.log(1000 / 16)  # a box may be 62.5 times its anchor: keeps exp finite (Faster R-CNN's usual bound)
 
 
 class BoxCoder(Protocol):
-    """Turns the four numbers that a head predicts at a location into a box."""
+    """What the four numbers that a head puts out at a location mean: raw output -> code <-> box."""
+
+    def activate(self, output: Tensor, stride: float) -> Tensor:
+        """Raw outputs (..., 4) of a level of the given stride -> code (..., 4)."""
+        ...
+
+    def encode(self, boxes: Tensor, points: Tensor, sizes: Tensor) -> Tensor:
+        """boxes (..., 4) xyxy, points (..., 2), sizes (..., 2) -> code (..., 4)."""
+        ...
 
     def decode(self, code: Tensor, points: Tensor, sizes: Tensor) -> Tensor:
         """code (..., 4), points (..., 2), sizes (..., 2) -> boxes (..., 4) xyxy."""
@@ -22,6 +33,14 @@ class BoxCoder(Protocol):
 @dataclass(frozen=True)
 class LTRBCoder:
     """Left, top, right and bottom distance from the point to the box's sides, in pixels (FCOS)."""
+
+    def activate(self, output: Tensor, stride: float) -> Tensor:
+        """Raw outputs in strides -> distances in pixels, never negative: ReLU(output) * stride."""
+        return output.relu() * stride
+
+    def encode(self, boxes: Tensor, points: Tensor, sizes: Tensor) -> Tensor:
+        """boxes (..., 4) xyxy, points (..., 2) -> distances (..., 4); sizes are not used."""
+        return side_distances(points, boxes)
 
     def decode(self, code: Tensor, points: Tensor, sizes: Tensor) -> Tensor:
         """code (..., 4) in px, points (..., 2) -> boxes (..., 4); sizes are not used."""
@@ -34,9 +53,21 @@ class DeltaCoder:
 
     Attributes:
         weights: (w_x, w_y, w_w, w_h), the inverse of the standard deviations that some codes list instead.
+
+    Raises:
+        UserError: not four weights.
     """
 
-    weights: tuple[float, float, float, float]
+    weights: Sequence[float]
+
+    def __post_init__(self) -> None:
+        if len(self.weights) != 4:
+            raise UserError(f"weights must be four numbers (x, y, width, height), got {list(self.weights)}")
+        object.__setattr__(self, "weights", tuple(self.weights))  # frozen, and lists come from YAML
+
+    def activate(self, output: Tensor, stride: float) -> Tensor:
+        """The raw outputs are the code, whatever the stride."""
+        return output
 
     def encode(self, boxes: Tensor, points: Tensor, sizes: Tensor) -> Tensor:
         """boxes (..., 4) xyxy of positive size -> code (..., 4)."""

@@ -1,19 +1,24 @@
-"""The one dense detector: RetinaNet, FCOS, ATSS and AutoAssign differ in head, box coding and criterion."""
+"""The one dense detector: RetinaNet, FCOS, ATSS and AutoAssign differ in head, anchors, box coder and criterion."""
 
-from collections.abc import Mapping, Sequence
-from typing import Protocol, cast
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Protocol, TypeVar
 
 import torch
 from torch import Tensor, nn
+from torchvision.models.detection.image_list import ImageList
 from torchvision.models.detection.transform import GeneralizedRCNNTransform
 
 from ifpn.detectors.anchors import AnchorGrid, Anchors
+from ifpn.detectors.batches import detect_by_size
 from ifpn.detectors.body import BackboneWithNeck
 from ifpn.detectors.boxes import BoxCoder
 from ifpn.detectors.contract import Detection, Target, check_images, check_targets
 from ifpn.detectors.heads import Prediction
-from ifpn.detectors.postprocess import Postprocess, clip
+from ifpn.detectors.postprocess import Postprocess
 from ifpn.necks import Stream
+
+Part = TypeVar("Part")
 
 
 class Criterion(Protocol):
@@ -29,15 +34,19 @@ class Criterion(Protocol):
 
 
 class DenseDetector(nn.Module):
-    """BackboneWithNeck -> head -> losses, or detections.
+    """Body -> head -> losses, or detections. `conf/detector/` lists the parts of each detector.
+
+    `head`, `anchors` and `criterion` are constructors whose settings are filled in and whose sizes are not. Each is
+    called with those of these keywords that it takes: `channels` of the pyramid, `num_classes`, `strides`,
+    `num_levels`, `anchors_per_cell` (not for `anchors`), and the coder as `box_coder` and `coding`.
 
     Args:
         body: images to pyramid.
         num_classes: K; labels are 0..K-1.
-        head: pyramid to `Prediction`.
-        grid: where the head's predictions sit.
-        coding: what its box codes mean.
-        criterion: an `nn.Module` that follows `Criterion`.
+        head: makes the module that turns the pyramid into a `Prediction`.
+        anchors: makes the `AnchorGrid` that the head's predictions sit on.
+        box_coder: what four raw outputs of the head mean; head, criterion and postprocessing share this object.
+        criterion: makes the module that follows `Criterion`.
         postprocess: predictions to detections.
         transform: resizes, normalises and pads the images, and undoes the resizing of detected boxes.
     """
@@ -47,20 +56,29 @@ class DenseDetector(nn.Module):
         body: BackboneWithNeck,
         num_classes: int,
         *,
-        head: nn.Module,
-        grid: AnchorGrid,
-        coding: BoxCoder,
-        criterion: nn.Module,
+        head: Callable[..., nn.Module],
+        anchors: Callable[..., AnchorGrid],
+        box_coder: BoxCoder,
+        criterion: Callable[..., nn.Module],
         postprocess: Postprocess,
         transform: GeneralizedRCNNTransform,
     ) -> None:
         super().__init__()
         self.body = body
         self.num_classes = num_classes
-        self.head = head
-        self.grid = grid
-        self.coding = coding
-        self.criterion = criterion
+        self.box_coder = box_coder
+        sizes = {
+            "channels": body.out_channels,
+            "num_classes": num_classes,
+            "strides": body.strides,
+            "num_levels": len(body.strides),
+            "box_coder": box_coder,
+            "coding": box_coder,
+        }
+        self.anchors = complete(anchors, sizes)
+        sizes["anchors_per_cell"] = self.anchors.per_cell
+        self.head = complete(head, sizes)
+        self.criterion = complete(criterion, sizes)
         self.postprocess = postprocess
         self.transform = transform
 
@@ -71,7 +89,9 @@ class DenseDetector(nn.Module):
     def forward(
         self, images: Sequence[Tensor], targets: Sequence[Mapping[str, Tensor]] | None = None
     ) -> dict[str, Tensor] | list[Detection]:
-        """Losses in training mode, detections in evaluation mode.
+        """Return losses in training mode, detections in evaluation mode.
+
+        In evaluation each image is padded to its own size alone, so that its detections do not depend on the others.
 
         Args:
             images: (3, H, W) each, float 0..1, of any sizes.
@@ -86,16 +106,28 @@ class DenseDetector(nn.Module):
             ValueError, TypeError: images or targets of wrong shape, type or range.
         """
         sizes = check_images(images)
-        checked = check_targets(targets, len(images), self.num_classes) if self.training else None
+        if not self.training:
+            return detect_by_size(self.transform, images, sizes, self._detect)
+        checked = check_targets(targets, len(images), self.num_classes)
         batch, checked = self.transform(list(images), checked)
-        pyramid = self.body(batch.tensors)
-        prediction: Prediction = self.head(pyramid)
-        anchors = self.grid.for_features(pyramid)
+        prediction, anchors = self._predict(batch)
         # losses and coordinates in float32: 1344 px or 1 / (1 - IoU) have no place in half precision
         with torch.autocast(device_type=batch.tensors.device.type, enabled=False):
-            if checked is not None:
-                losses: dict[str, Tensor] = self.criterion(prediction, anchors, checked)
-                return {**losses, **self.body.auxiliary_losses}
-            found = self.postprocess(prediction, anchors, self.coding)
-        found = cast(list[Detection], self.transform.postprocess(found, batch.image_sizes, sizes))
-        return clip(found, sizes)
+            losses: dict[str, Tensor] = self.criterion(prediction, anchors, checked)
+        return {**losses, **self.body.auxiliary_losses}
+
+    def _detect(self, batch: ImageList) -> list[Detection]:
+        prediction, anchors = self._predict(batch)
+        with torch.autocast(device_type=batch.tensors.device.type, enabled=False):
+            return self.postprocess(prediction, anchors, self.box_coder)
+
+    def _predict(self, batch: ImageList) -> tuple[Prediction, Anchors]:
+        pyramid = self.body(batch.tensors)
+        prediction: Prediction = self.head(pyramid)
+        return prediction, self.anchors.for_features(pyramid)
+
+
+def complete(constructor: Callable[..., Part], sizes: Mapping[str, Any]) -> Part:
+    """Call `constructor` with those of `sizes` that its signature names."""
+    taken = inspect.signature(constructor).parameters
+    return constructor(**{name: value for name, value in sizes.items() if name in taken})

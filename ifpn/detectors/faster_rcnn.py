@@ -1,15 +1,15 @@
 """Faster R-CNN (Ren et al. 2015) on a pyramid (FPN, Lin et al. 2017), from torchvision's parts."""
 
 from collections.abc import Mapping, Sequence
-from typing import cast
 
 from torch import Tensor, nn
+from torchvision.models.detection.image_list import ImageList
 from torchvision.models.detection.transform import GeneralizedRCNNTransform
 
 from ifpn.detectors.anchors import AnchorGrid
+from ifpn.detectors.batches import detect_by_size
 from ifpn.detectors.body import BackboneWithNeck
 from ifpn.detectors.contract import Detection, check_images, check_targets
-from ifpn.detectors.postprocess import clip
 from ifpn.detectors.roi import BoxHead
 from ifpn.detectors.rpn import ProposalNetwork
 from ifpn.errors import UserError
@@ -44,7 +44,7 @@ class FasterRCNN(nn.Module):
         foreground_iou: float,
         batch_size: int,
         positive_fraction: float,
-        box_weights: Sequence[float],
+        box_coder_weights: Sequence[float],
         score_threshold: float,
         nms_threshold: float,
         max_detections: int,
@@ -52,10 +52,10 @@ class FasterRCNN(nn.Module):
         for name, value, length in (
             ("rpn_pre_nms", rpn_pre_nms, 2),
             ("rpn_post_nms", rpn_post_nms, 2),
-            ("box_weights", box_weights, 4),
+            ("box_coder_weights", box_coder_weights, 4),
         ):
             if len(value) != length:
-                raise UserError(f"{name} must be {length} numbers, got {list(value)}")
+                raise UserError(f"{name}={list(value)}: must be {length} numbers")
         super().__init__()
         self.body = body
         self.num_classes = num_classes
@@ -80,7 +80,7 @@ class FasterRCNN(nn.Module):
             foreground_iou=foreground_iou,
             batch_size_per_image=batch_size,
             positive_fraction=positive_fraction,
-            box_weights=box_weights,
+            box_coder_weights=box_coder_weights,
             score_threshold=score_threshold,
             nms_threshold=nms_threshold,
             max_detections=max_detections,
@@ -95,20 +95,26 @@ class FasterRCNN(nn.Module):
     ) -> dict[str, Tensor] | list[Detection]:
         """Losses in training mode, detections in evaluation mode.
 
-        Arguments, results and errors as `DenseDetector.forward`; labels are 0..K-1
-        here too, the background class stays inside.
+        Arguments, results and errors as `DenseDetector.forward`; labels are 0..K-1 here too, the background class
+        stays inside.
         """
         sizes = check_images(images)
-        checked = check_targets(targets, len(images), self.num_classes) if self.training else None
-        if checked is not None:
-            checked = [{"boxes": t["boxes"], "labels": t["labels"] + 1} for t in checked]
-        batch, checked = self.transform(list(images), checked)
+        if not self.training:
+            return detect_by_size(self.transform, images, sizes, self._detect)
+        checked = check_targets(targets, len(images), self.num_classes)
+        shifted = [{"boxes": t["boxes"], "labels": t["labels"] + 1} for t in checked]
+        batch, shifted = self.transform(list(images), shifted)
+        _, losses = self._stages(batch, shifted)
+        return {**losses, **self.body.auxiliary_losses}
+
+    def _detect(self, batch: ImageList) -> list[Detection]:
+        found, _ = self._stages(batch, None)
+        return [{**detection, "labels": detection["labels"] - 1} for detection in found]
+
+    def _stages(
+        self, batch: ImageList, targets: list[dict[str, Tensor]] | None
+    ) -> tuple[list[Detection], dict[str, Tensor]]:
         features = {str(i): level for i, level in enumerate(self.body(batch.tensors))}
-        proposals, rpn_losses = self.rpn(batch, features, checked)
-        found, losses = self.roi_heads(features, proposals, batch.image_sizes, checked)
-        if self.training:
-            return {**rpn_losses, **losses, **self.body.auxiliary_losses}
-        found = cast(list[Detection], self.transform.postprocess(found, batch.image_sizes, sizes))
-        for detection in found:
-            detection["labels"] = detection["labels"] - 1
-        return clip(found, sizes)
+        proposals, rpn_losses = self.rpn(batch, features, targets)
+        found, losses = self.roi_heads(features, proposals, batch.image_sizes, targets)
+        return found, {**rpn_losses, **losses}

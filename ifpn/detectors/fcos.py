@@ -5,18 +5,16 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
-from torchvision.models.detection.transform import GeneralizedRCNNTransform
 
-from ifpn.detectors.anchors import AnchorGrid, Anchors
-from ifpn.detectors.body import BackboneWithNeck
-from ifpn.detectors.boxes import LTRBCoder, areas
+from ifpn.detectors.anchors import Anchors
+from ifpn.detectors.boxes import BoxCoder, LTRBCoder, areas
 from ifpn.detectors.centerness import centerness_losses
 from ifpn.detectors.contract import Target
-from ifpn.detectors.dense import DenseDetector
-from ifpn.detectors.heads import PointHead, Prediction
+from ifpn.detectors.heads import Prediction
 from ifpn.detectors.matching import BACKGROUND
-from ifpn.detectors.postprocess import Postprocess
 from ifpn.errors import UserError
+
+DISTANCES = LTRBCoder()
 
 
 def assign_fcos(anchors: Anchors, boxes: Tensor, size_limits: Sequence[float], centre_radius: float | None) -> Tensor:
@@ -64,18 +62,29 @@ def check_limits(size_limits: Sequence[float], num_levels: int) -> None:
     """Raises UserError unless there are `num_levels - 1` rising limits."""
     if len(size_limits) != num_levels - 1 or list(size_limits) != sorted(set(size_limits)):
         raise UserError(
-            f"size_limits {list(size_limits)} must have one bound between each two of the {num_levels} levels, rising"
+            f"size_limits={list(size_limits)}: must be {num_levels - 1} rising numbers, one between each two of the "
+            f"{num_levels} levels"
         )
 
 
 class FCOSCriterion(nn.Module):
-    """Assignment by level and centre, then focal, centerness-weighted GIoU and centerness loss.
+    """Losses of FCOS.
+
+    They are computed in two steps: 1) `assign_fcos` gives each location at most one target box, chosen by the box's
+    size and centre; 2) `centerness_losses` supervises class, box and centerness of the assigned locations, and the
+    class "none" everywhere else.
 
     Args:
         size_limits: upper bounds in px of the longest distance for all levels but the last.
         centre_radius: radius of centre sampling in strides, None for none.
-        alpha, gamma: of the focal loss.
+        alpha: weight of positive locations in the focal loss.
+        gamma: exponent of the focal loss.
         box_weight: factor of the GIoU loss.
+        coding: of the predicted boxes.
+        num_levels: if given, `size_limits` must fit it.
+
+    Raises:
+        UserError: limits that do not rise, or are not one fewer than the levels.
     """
 
     def __init__(
@@ -86,72 +95,27 @@ class FCOSCriterion(nn.Module):
         alpha: float,
         gamma: float,
         box_weight: float,
+        coding: BoxCoder = DISTANCES,
+        num_levels: int | None = None,
     ) -> None:
         super().__init__()
+        if num_levels is not None:
+            check_limits(size_limits, num_levels)
+        self.coding = coding
         self.size_limits = tuple(size_limits)
         self.centre_radius = centre_radius
         self.alpha, self.gamma, self.box_weight = alpha, gamma, box_weight
 
     def forward(self, prediction: Prediction, anchors: Anchors, targets: Sequence[Target]) -> dict[str, Tensor]:
-        """`loss_cls`, `loss_box_reg`, `loss_centerness`; box codes are distances in pixels."""
+        """`loss_cls`, `loss_box_reg`, `loss_centerness`."""
         matched = [assign_fcos(anchors, t["boxes"], self.size_limits, self.centre_radius) for t in targets]
         return centerness_losses(
             prediction,
             anchors,
             targets,
             torch.stack(matched),
-            coding=LTRBCoder(),
+            coding=self.coding,
             alpha=self.alpha,
             gamma=self.gamma,
             box_weight=self.box_weight,
-        )
-
-
-class FCOS(DenseDetector):
-    """Args: see conf/detector/fcos.yaml, where every number stands with its source."""
-
-    def __init__(
-        self,
-        body: BackboneWithNeck,
-        num_classes: int,
-        *,
-        transform: GeneralizedRCNNTransform,
-        num_convs: int,
-        prior: float,
-        deformable: bool,
-        size_limits: Sequence[float],
-        centre_radius: float | None,
-        alpha: float,
-        gamma: float,
-        box_weight: float,
-        score_threshold: float,
-        top_k: int,
-        nms_threshold: float,
-        max_detections: int,
-    ) -> None:
-        check_limits(size_limits, len(body.strides))
-        super().__init__(
-            body,
-            num_classes,
-            head=PointHead(
-                body.out_channels,
-                num_classes,
-                body.strides,
-                num_convs=num_convs,
-                prior=prior,
-                box_bias=0.0,
-                code="distance",
-                deformable=deformable,
-            ),
-            grid=AnchorGrid(body.strides),
-            coding=LTRBCoder(),
-            criterion=FCOSCriterion(
-                size_limits=size_limits,
-                centre_radius=centre_radius,
-                alpha=alpha,
-                gamma=gamma,
-                box_weight=box_weight,
-            ),
-            postprocess=Postprocess("sqrt_quality", score_threshold, top_k, nms_threshold, max_detections),
-            transform=transform,
         )

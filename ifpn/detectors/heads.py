@@ -5,11 +5,13 @@ per cell, group normalisation, a learned scale per level and a quality branch) f
 """
 
 import math
-from typing import Literal, NamedTuple
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
+from ifpn.detectors.boxes import BoxCoder
 from ifpn.errors import UserError
 from ifpn.layers.deform import ModulatedDeformConv2d
 from ifpn.layers.norm import group_norm
@@ -55,9 +57,11 @@ class RetinaHead(nn.Module):
     Args:
         channels: channels of every level.
         num_classes: K.
+        strides: stride of each level, in pixels.
         anchors_per_cell: predictions per cell.
+        box_coder: turns raw outputs into codes.
         num_convs: convolutions of each tower.
-        prior: probability that every class starts with.
+        initial_probability: probability that every class starts with.
         deformable: last convolution of both towers deformable.
     """
 
@@ -65,25 +69,32 @@ class RetinaHead(nn.Module):
         self,
         channels: int,
         num_classes: int,
+        strides: Sequence[int],
         *,
         anchors_per_cell: int,
+        box_coder: BoxCoder,
         num_convs: int,
-        prior: float,
+        initial_probability: float,
         deformable: bool,
     ) -> None:
         super().__init__()
         self.num_classes = num_classes
+        self.strides = tuple(strides)
+        self.box_coder = box_coder
         self.cls_tower = Tower(channels, num_convs, norm=False, deformable=deformable)
         self.box_tower = Tower(channels, num_convs, norm=False, deformable=deformable)
         self.cls = nn.Conv2d(channels, anchors_per_cell * num_classes, kernel_size=3, padding=1)
         self.box = nn.Conv2d(channels, anchors_per_cell * 4, kernel_size=3, padding=1)
-        init_head(self, self.cls, prior)
+        init_head(self, self.cls, initial_probability)
 
     def forward(self, pyramid: list[Tensor]) -> Prediction:
         """[(N, C, H_l, W_l)] -> predictions, locations ordered (level, row, column, anchor)."""
         cls = [flatten(self.cls(self.cls_tower(level)), self.num_classes) for level in pyramid]
-        box = [flatten(self.box(self.box_tower(level)), 4) for level in pyramid]
-        return Prediction(torch.cat(cls, dim=1).float(), torch.cat(box, dim=1).float(), None)
+        box = [
+            self.box_coder.activate(flatten(self.box(self.box_tower(level)), 4).float(), stride)
+            for level, stride in zip(pyramid, self.strides, strict=True)
+        ]
+        return Prediction(torch.cat(cls, dim=1).float(), torch.cat(box, dim=1), None)
 
 
 class PointHead(nn.Module):
@@ -93,11 +104,10 @@ class PointHead(nn.Module):
         channels: channels of every level.
         num_classes: K.
         strides: stride of each level, in pixels.
+        box_coder: turns raw outputs, times the level's learned scale, into codes.
         num_convs: convolutions of each tower.
-        prior: probability that every class starts with.
+        initial_probability: probability that every class starts with.
         box_bias: initial bias of the box predictor.
-        code: `"distance"`: box code = ReLU(scale_l * x) * stride_l, distances in pixels to the four sides;
-            `"delta"`: box code = scale_l * x, offsets from an anchor.
         deformable: last convolution of both towers deformable.
     """
 
@@ -105,25 +115,25 @@ class PointHead(nn.Module):
         self,
         channels: int,
         num_classes: int,
-        strides: tuple[int, ...],
+        strides: Sequence[int],
         *,
+        box_coder: BoxCoder,
         num_convs: int,
-        prior: float,
+        initial_probability: float,
         box_bias: float,
-        code: Literal["distance", "delta"],
         deformable: bool,
     ) -> None:
         super().__init__()
         self.num_classes = num_classes
-        self.strides = strides
-        self.code = code
+        self.strides = tuple(strides)
+        self.box_coder = box_coder
         self.cls_tower = Tower(channels, num_convs, norm=True, deformable=deformable)
         self.box_tower = Tower(channels, num_convs, norm=True, deformable=deformable)
         self.cls = nn.Conv2d(channels, num_classes, kernel_size=3, padding=1)
         self.box = nn.Conv2d(channels, 4, kernel_size=3, padding=1)
         self.quality = nn.Conv2d(channels, 1, kernel_size=3, padding=1)
         self.scales = nn.Parameter(torch.ones(len(strides)))
-        init_head(self, self.cls, prior)
+        init_head(self, self.cls, initial_probability)
         nn.init.constant_(self.box.bias, box_bias)  # type: ignore[arg-type]  # made with a bias above
 
     def forward(self, pyramid: list[Tensor]) -> Prediction:
@@ -133,8 +143,7 @@ class PointHead(nn.Module):
             cls.append(flatten(self.cls(self.cls_tower(level)), self.num_classes))
             features = self.box_tower(level)
             # float32 before the product: distances of 1000 px have steps of 4 px in bfloat16
-            code = flatten(self.box(features), 4).float() * scale
-            box.append(code.relu() * stride if self.code == "distance" else code)
+            box.append(self.box_coder.activate(flatten(self.box(features), 4).float() * scale, stride))
             quality.append(flatten(self.quality(features), 1))
         return Prediction(torch.cat(cls, dim=1).float(), torch.cat(box, dim=1), torch.cat(quality, dim=1).float())
 
@@ -144,14 +153,14 @@ def flatten(level: Tensor, last: int) -> Tensor:
     return level.permute(0, 2, 3, 1).reshape(level.shape[0], -1, last)
 
 
-def init_head(head: nn.Module, cls: nn.Conv2d, prior: float) -> None:
-    """Weights N(0, 0.01), biases 0; `cls` starts at probability `prior` (Lin et al. 2017, Sec. 4.1).
+def init_head(head: nn.Module, cls: nn.Conv2d, initial_probability: float) -> None:
+    """Weights N(0, 0.01), biases 0; `cls` starts at `initial_probability` (Lin et al. 2017, Sec. 4.1).
 
     Raises:
-        UserError: prior not strictly between 0 and 1.
+        UserError: `initial_probability` not strictly between 0 and 1.
     """
-    if not 0 < prior < 1:
-        raise UserError(f"prior must lie strictly between 0 and 1, got {prior}")
+    if not 0 < initial_probability < 1:
+        raise UserError(f"initial_probability={initial_probability}: must lie strictly between 0 and 1")
     for name, parameter in head.named_parameters():
         module = head.get_submodule(name.rpartition(".")[0])
         if not isinstance(module, nn.Conv2d | ModulatedDeformConv2d) or ".offset." in name:
@@ -160,4 +169,4 @@ def init_head(head: nn.Module, cls: nn.Conv2d, prior: float) -> None:
             nn.init.zeros_(parameter)
         else:
             nn.init.normal_(parameter, std=0.01)
-    nn.init.constant_(cls.bias, -math.log((1 - prior) / prior))  # type: ignore[arg-type]  # has a bias
+    nn.init.constant_(cls.bias, -math.log((1 - initial_probability) / initial_probability))  # type: ignore[arg-type]

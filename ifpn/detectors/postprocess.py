@@ -12,6 +12,7 @@ from ifpn.detectors.anchors import Anchors
 from ifpn.detectors.boxes import BoxCoder
 from ifpn.detectors.contract import Detection
 from ifpn.detectors.heads import Prediction
+from ifpn.errors import UserError
 
 Score = Literal["class", "sqrt_quality", "quality"]
 
@@ -20,13 +21,12 @@ Score = Literal["class", "sqrt_quality", "quality"]
 class Postprocess:
     """Threshold, best `top_k` of each level, class-wise NMS, best `max_detections` of the image.
 
-    Boxes are not clipped before NMS (that is done once they are back in the image's own pixels,
-    `clip`).
+    Boxes are not clipped before NMS: `clip` does that once they are back in the image's own pixels.
 
     Attributes:
-        score: what ranks a (location, class) pair. `"class"`: p = sigmoid(cls). `"sqrt_quality"`:
-            threshold and top-k on p, final score sqrt(p * sigmoid(quality)) (FCOS, ATSS). `"quality"`: p
-            * sigmoid(quality) throughout (AutoAssign).
+        score: what ranks a (location, class) pair. `"class"`: p = sigmoid(cls). `"sqrt_quality"`: threshold and
+            top-k on p, final score sqrt(p * sigmoid(quality)) (FCOS, ATSS). `"quality"`: p * sigmoid(quality)
+            throughout (AutoAssign).
         score_threshold: pairs must score above this.
         top_k: pairs kept per level; never more than the level has locations. Ties: the first in memory.
         nms_threshold: IoU above which the weaker of two boxes of a class goes.
@@ -41,7 +41,7 @@ class Postprocess:
 
     def __post_init__(self) -> None:
         if self.score not in ("class", "sqrt_quality", "quality"):
-            raise ValueError(f"score must be 'class', 'sqrt_quality' or 'quality', got {self.score!r}")
+            raise UserError(f"score={self.score}: must be class, sqrt_quality or quality")
 
     @torch.no_grad()
     def __call__(self, prediction: Prediction, anchors: Anchors, coding: BoxCoder) -> list[Detection]:

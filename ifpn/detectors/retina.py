@@ -5,22 +5,22 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torchvision.models.detection.transform import GeneralizedRCNNTransform
 from torchvision.ops import box_iou, sigmoid_focal_loss
 
-from ifpn.detectors.anchors import AnchorGrid, Anchors
-from ifpn.detectors.body import BackboneWithNeck
-from ifpn.detectors.boxes import DeltaCoder
+from ifpn.detectors.anchors import Anchors
+from ifpn.detectors.boxes import BoxCoder
 from ifpn.detectors.contract import Target
-from ifpn.detectors.dense import DenseDetector
-from ifpn.detectors.heads import Prediction, RetinaHead
+from ifpn.detectors.heads import Prediction
 from ifpn.detectors.losses import mean_over_ranks
 from ifpn.detectors.matching import IGNORED, gather_matches, match_anchors
-from ifpn.detectors.postprocess import Postprocess
 
 
 class RetinaNetCriterion(nn.Module):
-    """IoU matching, focal loss over all anchors not ignored, L1 over positive ones.
+    """Losses of RetinaNet.
+
+    They are computed in two steps: 1) `match_anchors` gives each anchor the box it overlaps most, the background, or
+    nothing to learn, by two thresholds on their IoU; 2) focal loss over all anchors that learn, L1 on the box codes of
+    positive ones.
 
     Both sums are divided by a running mean of the number of positive anchors per image times the number of
     images, averaged over ranks. cvpods keeps the mean of one GPU's count instead; per image it is the same
@@ -31,7 +31,8 @@ class RetinaNetCriterion(nn.Module):
         coding: of the predicted boxes.
         background_iou: anchors below are background.
         foreground_iou: anchors from here on are positive; those between are ignored.
-        alpha, gamma: of the focal loss.
+        alpha: weight of positive anchors in the focal loss.
+        gamma: exponent of the focal loss.
         momentum: share of the old running mean.
         initial_positives: positive anchors per image that the mean starts from.
     """
@@ -41,7 +42,7 @@ class RetinaNetCriterion(nn.Module):
     def __init__(
         self,
         *,
-        coding: DeltaCoder,
+        coding: BoxCoder,
         background_iou: float,
         foreground_iou: float,
         alpha: float,
@@ -82,57 +83,3 @@ class RetinaNetCriterion(nn.Module):
         self.positives_per_image.mul_(self.momentum).add_((1 - self.momentum) * new)
         result: Tensor = self.positives_per_image * number
         return result
-
-
-class RetinaNet(DenseDetector):
-    """Args: see conf/detector/retina.yaml, where every number stands with its source."""
-
-    def __init__(
-        self,
-        body: BackboneWithNeck,
-        num_classes: int,
-        *,
-        transform: GeneralizedRCNNTransform,
-        num_convs: int,
-        prior: float,
-        deformable: bool,
-        anchor_scales: Sequence[float],
-        anchor_ratios: Sequence[float],
-        background_iou: float,
-        foreground_iou: float,
-        alpha: float,
-        gamma: float,
-        momentum: float,
-        initial_positives: float,
-        score_threshold: float,
-        top_k: int,
-        nms_threshold: float,
-        max_detections: int,
-    ) -> None:
-        grid = AnchorGrid(body.strides, tuple(anchor_scales), tuple(anchor_ratios))
-        coding = DeltaCoder((1.0, 1.0, 1.0, 1.0))
-        super().__init__(
-            body,
-            num_classes,
-            head=RetinaHead(
-                body.out_channels,
-                num_classes,
-                anchors_per_cell=grid.per_cell,
-                num_convs=num_convs,
-                prior=prior,
-                deformable=deformable,
-            ),
-            grid=grid,
-            coding=coding,
-            criterion=RetinaNetCriterion(
-                coding=coding,
-                background_iou=background_iou,
-                foreground_iou=foreground_iou,
-                alpha=alpha,
-                gamma=gamma,
-                momentum=momentum,
-                initial_positives=initial_positives,
-            ),
-            postprocess=Postprocess("class", score_threshold, top_k, nms_threshold, max_detections),
-            transform=transform,
-        )

@@ -40,7 +40,8 @@ class PyramidRoIAlign(nn.Module):
         """Maps (N, C, H_l, W_l) and (M_i, 4) boxes in pixels -> (sum of M_i, C, bins, bins) in float32."""
         maps = list(features.values())[: len(self.strides)]
         rois = torch.cat(proposals)
-        image = torch.cat([rois.new_full((len(p), 1), float(i)) for i, p in enumerate(proposals)])
+        # Not by len(p), a constant while a graph is traced for export.
+        image = torch.cat([torch.full_like(p[:, :1], float(i)) for i, p in enumerate(proposals)])
         rois = torch.cat([image, rois], dim=1)
         side = areas(rois[:, 1:]).sqrt()
         finest = self.strides[0].bit_length() - 1
@@ -72,7 +73,7 @@ class BoxHead(RoIHeads):  # type: ignore[misc]  # torchvision ships no types
         foreground_iou: proposals from here on are positive, all others background.
         batch_size_per_image: proposals sampled per image.
         positive_fraction: at most this part of them is positive.
-        box_weights: (w_x, w_y, w_w, w_h) of the box coding.
+        box_coder_weights: (w_x, w_y, w_w, w_h) of `DeltaCoder`.
         score_threshold, nms_threshold, max_detections: of the detections.
     """
 
@@ -87,7 +88,7 @@ class BoxHead(RoIHeads):  # type: ignore[misc]  # torchvision ships no types
         foreground_iou: float,
         batch_size_per_image: int,
         positive_fraction: float,
-        box_weights: Sequence[float],
+        box_coder_weights: Sequence[float],
         score_threshold: float,
         nms_threshold: float,
         max_detections: int,
@@ -100,7 +101,7 @@ class BoxHead(RoIHeads):  # type: ignore[misc]  # torchvision ships no types
             foreground_iou,
             batch_size_per_image,
             positive_fraction,
-            tuple(box_weights),
+            tuple(box_coder_weights),
             score_threshold,
             nms_threshold,
             max_detections,

@@ -51,6 +51,8 @@ class CocoEvaluator:
         max_detections: int = 100,
     ) -> None:
         self.ground_truth = GroundTruth.load(ground_truth)
+        if max_detections < 10:  # COCO's other limits are 1 and 10
+            raise UserError(f"max_detections={max_detections}: allowed are numbers from 10 on")
         self.max_detections = max_detections
         self.category_ids = label_order(category_ids)
         unknown = [key for key in self.category_ids if key not in self.ground_truth.category_names]

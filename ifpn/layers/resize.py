@@ -8,7 +8,7 @@ from torch import Tensor
 
 def size_of(x: Tensor) -> tuple[int, int]:
     """(H, W) of a tensor (..., H, W)."""
-    return int(x.shape[-2]), int(x.shape[-1])
+    return x.shape[-2], x.shape[-1]  # not int(): an export for any size records these as variables
 
 
 def nearest(x: Tensor, size: tuple[int, int]) -> Tensor:

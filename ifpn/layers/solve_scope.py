@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 
+import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils import parametrize
@@ -53,13 +54,13 @@ class VariationalDropout(nn.Module):
         if not 0 <= p < 1:
             raise UserError(f"dropout={p}: must be in [0, 1).")
         self.p = p
-        self._hold = False
+        self._hold = self._was_held = False
         self._mask: Tensor | None = None
 
     @contextmanager
     def held(self) -> Iterator[None]:
         """Keep the first mask drawn inside the block until its end."""
-        self._hold = True
+        self._hold = self._was_held = True
         try:
             yield
         finally:
@@ -70,6 +71,11 @@ class VariationalDropout(nn.Module):
         if not self.training or self.p == 0:
             return x
         mask = self._mask
+        if mask is None and self._was_held and not self._hold and torch._C._current_graph_task_id() != -1:
+            raise RuntimeError(
+                "variational dropout was recomputed in the backward pass, after the solve that its mask belongs to. "
+                "Checkpoint the whole neck instead of a part of G, or set neck.dropout=0"
+            )
         if mask is None:
             mask = x.new_empty((x.shape[0], x.shape[1], 1, 1)).bernoulli_(1 - self.p).div_(1 - self.p)
             self._mask = mask if self._hold else None

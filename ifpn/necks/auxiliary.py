@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ifpn.solvers import contraction_penalty, jacobian_penalty
+from ifpn.solvers.repeat import repeat
 
 if TYPE_CHECKING:
     from ifpn.necks.implicit import EquilibriumOptions
@@ -25,7 +26,8 @@ def jacobian_losses(f: Callable[[Tensor], Tensor], p: Tensor, options: Equilibri
     if options.jacobian_every < 1 and float(torch.rand(())) >= options.jacobian_every:
         return {}
     z = p.detach().requires_grad_()
-    y = f(z)
+    none = torch.zeros(len(p), dtype=torch.bool, device=p.device)
+    y, _ = repeat(f, z, 1, none)  # an image whose f is not finite adds nothing
     losses = {}
     if options.jacobian_penalty > 0:
         losses["jacobian"] = options.jacobian_penalty * jacobian_penalty(y, z)

@@ -26,6 +26,7 @@ from ifpn.necks.pyramid_layout import FlatStep, PyramidLayout, to_network
 from ifpn.necks.transformation import Block, CrossScale, Transformation
 from ifpn.necks.warm_start import LearnedStart, warm_start
 from ifpn.solvers import Equilibrium, Stats, Unroll, spectral_radius
+from ifpn.solvers.repeat import without_samples
 
 Start = Literal["zero", "learned"]
 
@@ -170,6 +171,12 @@ class EquilibriumNeck(Neck):
             # Before the solve: the last evaluation is the one that BatchNorm's statistics remember.
             second = second_evaluation(f, p0.detach()) if graded and self.options.correction_weight > 0 else None
             p, self.stats = self._solve(f, p0.detach())
+            if torch.is_grad_enabled() and bool((failed := torch.isinf(self.stats.forward.residual)).any()):
+                # B of these images may hold NaN, which must not reach the gradients of the weights that make it.
+                with without_samples(failed):
+                    b = self.project(features)
+                f = self.flat_map(b)
+                p, self.stats = self._solve(f, p0.detach())
             if graded:
                 self.auxiliary_losses |= jacobian_losses(f, p, self.options)
         if graded and self.learned_start is not None:

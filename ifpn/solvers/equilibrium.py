@@ -10,10 +10,11 @@ from torch import Tensor
 
 from ifpn.bounds import Ge, Le, check
 from ifpn.solvers.anderson import Anderson
-from ifpn.solvers.batched import accumulation_dtype, sample_norms
+from ifpn.solvers.batched import accumulation_dtype
 from ifpn.solvers.fixed_point import Backward, Forward, Implicit, check_backward, fixed_point
+from ifpn.solvers.repeat import repeat
 from ifpn.solvers.solution import Map, Solution, Stats, Status
-from ifpn.solvers.state import check_output, check_state, flatten, state_dtype
+from ifpn.solvers.state import check_state, own_copy
 from ifpn.solvers.step_rule import StepRule, check_rule
 
 
@@ -62,19 +63,15 @@ class Unroll:
     def __call__(self, f: Map, z0: Tensor, *, training: bool) -> tuple[Tensor, Stats]:
         """Evaluate f `steps` times from z0 (B, ...). `training` changes nothing.
 
-        The residual in the stats is that of the last evaluation's argument: inf if there was none.
+        The residual in the stats is that of the last evaluation's argument: inf if there was none, or if it was not
+        finite; that sample then keeps the state before, with Status.NONFINITE, and gives no gradient.
         """
         check_state(z0)
-        z, trace = z0, []
-        for _ in range(self.steps):
-            y = check_output(f(z), z.shape).to(state_dtype(z0))
-            with torch.no_grad():
-                flat = flatten(y)
-                trace.append(
-                    sample_norms(flat - flatten(z))
-                    / sample_norms(flat).clamp_min(torch.finfo(accumulation_dtype(z.device)).tiny)
-                )
-            z = y
+        if self.steps == 0:
+            return z0, Stats(self._solution(z0, []))
+        none = torch.zeros(z0.shape[:1], dtype=torch.bool, device=z0.device)
+        trace: list[Tensor] = []
+        z, _ = repeat(f, own_copy(z0), self.steps, none, original=z0, residuals=trace)
         return z, Stats(self._solution(z, trace))
 
     def _solution(self, z: Tensor, trace: list[Tensor]) -> Solution:

@@ -20,11 +20,12 @@ from torch.autograd.graph import GradientEdge, get_gradient_edge
 from ifpn.bounds import Ge, Gt, Le, check
 from ifpn.solvers.adjoint import GMRES, LinearSolver, Neumann, solve_adjoint
 from ifpn.solvers.anderson import Anderson
-from ifpn.solvers.batched import any_or_device, sample_norms
+from ifpn.solvers.batched import sample_norms
 from ifpn.solvers.broyden import Broyden
 from ifpn.solvers.iterate import search
-from ifpn.solvers.solution import Map, Solution, Stats
-from ifpn.solvers.state import check_output, flatten
+from ifpn.solvers.repeat import repeat
+from ifpn.solvers.solution import Map, Stats
+from ifpn.solvers.state import flatten
 from ifpn.solvers.step_rule import StepRule, check_rule
 
 
@@ -80,7 +81,7 @@ class Phantom:
 
 @dataclass(frozen=True)
 class OneStep:
-    """u = g: differentiate one evaluation as if its input were constant (Fung et al., JFB, 2022)."""
+    """u = g: differentiate one evaluation, once, as if its input were constant (Fung et al., JFB, 2022)."""
 
 
 Backward = Implicit | Unrolled | Phantom | OneStep
@@ -106,10 +107,12 @@ def fixed_point(
     Phantom), with and without gradients, in training and in evaluation. Grad mode decides whether the value
     carries a gradient. With it f is evaluated once more, under autograd: fifteen evaluations to search cost 16 and
     make 15 updates, as 15 iterations of DEQ's Broyden do. Without it the search has f(z) already, and fifteen cost
-    15. No gradient reaches z0: the equilibrium does not depend on it. Gradients of gradients are refused by autograd.
+    15. No gradient reaches z0: the equilibrium does not depend on it. Gradients of gradients are refused for Implicit
+    and OneStep, and exist for Unrolled and Phantom, of the steps they record.
 
     Args:
-        f: maps (B, ...) to the same shape; see `solve`. Under autograd it is evaluated exactly once.
+        f: maps (B, ...) to the same shape; see `solve`. Under autograd it is evaluated exactly once (again where
+            a sample fails in that evaluation).
         z0: (B, ...) first state, only read.
         forward: how to search; Forward(Anderson(5), max_evals=15) if not given.
         backward: how to differentiate; Implicit(GMRES(), max_vjps=7) if not given.
@@ -117,10 +120,11 @@ def fixed_point(
     Returns:
         The value (B, ...), float32 (float64 if z0 is), and Stats. `stats.forward` describes z, so its
         residual is that before the last evaluation. `stats.backward` is filled in by the backward pass of
-        Implicit. A sample of which no evaluation was finite returns its z0, with Status.NONFINITE.
+        Implicit. A sample of which no evaluation was finite returns its z0, with Status.NONFINITE, and takes no
+        part in the gradients.
 
     Raises:
-        ValueError, TypeError: as `solve`.
+        ValueError, TypeError, RuntimeError: as `solve`.
     """
     forward = Forward() if forward is None else forward
     backward = Implicit() if backward is None else backward
@@ -132,30 +136,24 @@ def fixed_point(
         f, z0, forward.solver, forward.max_evals, forward.rtol, forward.atol, leave=not graded, keep_f=not graded
     )
     stats = Stats(found)
+    failed = torch.isinf(found.residual)
     if isinstance(backward, Implicit) and graded:
-        return _implicit(f, found, stats, backward), stats
-    z = found.value
+        return _implicit(f, found.value, failed, stats, backward), stats
     steps = 1 if isinstance(backward, Implicit | OneStep) else backward.steps
     tau = backward.tau if isinstance(backward, Phantom) else 1.0
-    for i in range(steps):
-        y = value if i == 0 and value is not None else _evaluate(f, z, found)
-        z = y if tau == 1 else torch.lerp(z, y, tau)
+    z = found.value
+    if value is not None:  # the first of the steps
+        z, steps = value if tau == 1 else torch.lerp(z, value, tau), steps - 1
+    z, _ = repeat(f, z, steps, failed, tau=tau)
+    if isinstance(backward, OneStep) and z.requires_grad:
+        z = _FirstOrder.apply(z)
     return z, stats
 
 
-def _evaluate(f: Map, z: Tensor, found: Solution) -> Tensor:
-    """f(z) in the precision of the state; a sample without one finite evaluation keeps its z."""
-    y = check_output(f(z), z.shape).to(z.dtype)
-    failed = torch.isinf(found.residual)
-    if any_or_device(failed):
-        y = torch.where(failed.view(-1, *[1] * (z.dim() - 1)), z, y)
-    return y
-
-
-def _implicit(f: Map, found: Solution, stats: Stats, how: Implicit) -> Tensor:
+def _implicit(f: Map, z: Tensor, failed: Tensor, stats: Stats, how: Implicit) -> Tensor:
     record = _BackwardRecord(stats)
-    z: Tensor = _StateInput.apply(found.value, torch.zeros((), requires_grad=True), record)
-    y = _evaluate(f, z, found)
+    z = _StateInput.apply(z, torch.zeros((), requires_grad=True), record)
+    y, _ = repeat(f, z, 1, failed)
     if not y.requires_grad:
         return y
     problem = _AdjointProblem(get_gradient_edge(y), get_gradient_edge(z), how, record)
@@ -222,12 +220,7 @@ class _SolveAdjoint(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
-        # Not `once_differentiable`: where g is a constant that lets create_graph pass, and drops ∂u silently.
-        if torch.is_grad_enabled():
-            raise RuntimeError(
-                "fixed_point gives first derivatives only; call backward without create_graph=True, "
-                "or use Unrolled(steps), which can be differentiated again"
-            )
+        _refuse_second_order()
         problem: _AdjointProblem = ctx.problem
         g = flatten(grads[0])
         solution = solve_adjoint(
@@ -237,3 +230,26 @@ class _SolveAdjoint(torch.autograd.Function):
         problem.record.rest, problem.record.size = g - u, sample_norms(g)
         problem.record.stats.backward = replace(solution, value=u.new_empty(0))
         return u.view(grads[0].shape), None
+
+
+class _FirstOrder(torch.autograd.Function):
+    """Identity that can be differentiated once."""
+
+    @staticmethod
+    def forward(ctx: Any, y: Tensor) -> Tensor:
+        return y.view_as(y)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> Tensor:
+        _refuse_second_order()
+        return grads[0]
+
+
+def _refuse_second_order() -> None:
+    """Raise RuntimeError under create_graph, within a backward."""
+    # Not `once_differentiable`: where g is a constant that lets create_graph pass, and drops ∂u silently.
+    if torch.is_grad_enabled():
+        raise RuntimeError(
+            "fixed_point gives first derivatives only; call backward without create_graph=True, "
+            "or use Unrolled(steps), which can be differentiated again"
+        )

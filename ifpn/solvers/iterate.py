@@ -10,16 +10,8 @@ from torch import Tensor
 
 from ifpn.solvers.batched import accumulation_dtype, any_or_device, sample_norms
 from ifpn.solvers.solution import Map, Solution, Status
-from ifpn.solvers.state import BestState, FlatMap, check_state, flatten
-from ifpn.solvers.step_rule import StepRule, check_count, check_rule
-
-
-def check_budget(name: str, value: int, tolerances: dict[str, float]) -> None:
-    """Raise ValueError for a budget below 1 or a negative tolerance."""
-    check_count(name, value)
-    for key, tolerance in tolerances.items():
-        if not tolerance >= 0:
-            raise ValueError(f"{key} must be 0 (no tolerance) or positive, got {tolerance}")
+from ifpn.solvers.state import BestState, FlatMap, check_state, flatten, refuse_transforms
+from ifpn.solvers.step_rule import StepRule, check_budget, check_rule
 
 
 def solve(f: Map, z0: Tensor, solver: StepRule, *, max_evals: int, rtol: float = 0.0, atol: float = 0.0) -> Solution:
@@ -49,8 +41,10 @@ def solve(f: Map, z0: Tensor, solver: StepRule, *, max_evals: int, rtol: float =
 
     Raises:
         ValueError: a bad budget or tolerance, a change of shape, or (on the CPU, where looking costs nothing)
-            a non-finite z0. On an accelerator a non-finite z0 is reported by the status alone.
+            a non-finite z0. On an accelerator a non-finite z0 is reported by the status alone. Also an f that
+            changes its argument in place; z0 is not changed by it.
         TypeError: z0 or f(z) is not a floating-point tensor.
+        RuntimeError: under forward-mode AD or a transform of torch.func.
     """
     return search(f, z0, solver, max_evals, rtol, atol, leave=True)[0]
 
@@ -65,10 +59,13 @@ def search(
     """
     check_state(z0)
     check_rule("solve", solver)
-    check_budget("max_evals", max_evals, {"rtol": rtol, "atol": atol})
-    with torch.no_grad():
+    max_evals = check_budget("max_evals", max_evals, {"rtol": rtol, "atol": atol})
+    refuse_transforms()
+    inference = torch.is_inference_mode_enabled()
+    # f keeps the caller's mode; our own states are ordinary tensors, which can tell that f has changed them.
+    with torch.inference_mode(False), torch.no_grad():
         start = flatten(z0)
-        flat = FlatMap(f, z0.shape)
+        flat = FlatMap(f, z0.shape, start, inference)
         solution, kept = iterate(flat, start, solver, max_evals, rtol, atol, leave=leave, keep_f=keep_f)
     _refuse_nonfinite(start, solution)
     kept = None if kept is None else kept.view(z0.shape)
@@ -86,6 +83,7 @@ class _Tracker:
         batch = z0.shape[0]
         self.rtol, self.atol, self.unit = rtol, atol, unit
         self.tiny = torch.finfo(exact).tiny
+        self.floor = 8 * torch.finfo(z0.dtype).eps  # no residual of rounded states can be asked to be smaller
         self.trace = z0.new_empty(max_evals, batch, dtype=exact)
         self.best = z0.new_full((batch,), torch.inf, dtype=exact)
         self.best_eval = z0.new_zeros(batch, dtype=torch.int64)
@@ -128,9 +126,12 @@ class _Tracker:
         self.rows = index if self.rows is None else self.rows[index]
 
     def solution(self, value: Tensor, evals: int) -> Solution:
-        stuck = (self.status == Status.MAX_EVALS) & (2 * self.best_eval < evals - 1)
+        status = self.status.masked_fill(
+            (self.status == Status.MAX_EVALS) & (self.best <= self.floor), Status.CONVERGED
+        )
+        stuck = (status == Status.MAX_EVALS) & (2 * self.best_eval < evals - 1)
         # Three evaluations or fewer say nothing about a trend.
-        status = self.status.masked_fill(stuck, Status.STAGNATED) if evals > 3 else self.status
+        status = status.masked_fill(stuck, Status.STAGNATED) if evals > 3 else status
         sample_evals = self.last_eval.clamp_max(evals - 1) + 1
         return Solution(value, self.best, self.trace[:evals], evals, self.best_eval, status, sample_evals)
 

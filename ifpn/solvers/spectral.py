@@ -6,9 +6,9 @@ import torch
 from torch import Tensor
 
 from ifpn.solvers.batched import sample_norms
-from ifpn.solvers.iterate import check_budget
 from ifpn.solvers.solution import Map
-from ifpn.solvers.state import check_output, check_state, flatten
+from ifpn.solvers.state import check_state, evaluate, flatten
+from ifpn.solvers.step_rule import check_count
 
 
 def spectral_radius(f: Map, z: Tensor, iters: int = 25) -> Tensor:
@@ -21,10 +21,11 @@ def spectral_radius(f: Map, z: Tensor, iters: int = 25) -> Tensor:
     does not change a training run.
     """
     check_state(z)
-    check_budget("iters", iters, {})
+    iters = check_count("iters", iters)
     with torch.inference_mode(False), torch.enable_grad():
-        z = z.detach().clone().requires_grad_()  # a copy: a tensor made in inference mode takes no part in autograd
-        y = check_output(f(z), z.shape)
+        copy = z.detach().clone()  # a tensor made in inference mode takes no part in autograd
+        original, z = copy, copy.clone().requires_grad_().clone()  # no leaf: autograd has its own words for those
+        y = evaluate(f, z, original)
         return _growth(y, z, iters)
 
 

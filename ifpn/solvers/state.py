@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from contextlib import nullcontext
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 from ifpn.solvers.batched import any_or_device
 from ifpn.solvers.solution import Map
@@ -32,21 +33,72 @@ def flatten(z: Tensor) -> Tensor:
     return z.detach().reshape(z.shape[0], math.prod(z.shape[1:])).to(state_dtype(z))
 
 
-@dataclass(frozen=True)
-class FlatMap:
-    """f on flat states, with its mistakes caught: (B, N) -> (B, N) in whatever precision f computed."""
+def refuse_transforms() -> None:
+    """Raise RuntimeError inside torch.func's transforms: the search decides by values, and solves one state."""
+    if torch._C._are_functorch_transforms_active():
+        raise RuntimeError(
+            "a fixed point cannot be searched inside torch.func transforms (vmap, grad, jvp, ...): z0 has a batch "
+            "dimension already, and .backward() differentiates; call it outside, or use Unroll(steps)"
+        )
 
-    f: Map
-    shape: torch.Size
+
+def own_copy(z: Tensor) -> Tensor:
+    """A copy of z that tracks versions, in inference mode, too; differentiable if autograd is on."""
+    graded = torch.is_grad_enabled()
+    with torch.inference_mode(False), torch.set_grad_enabled(graded):
+        return z.clone()
+
+
+def evaluate(f: Map, z: Tensor, original: Tensor | None = None) -> Tensor:
+    """f(z), with f's mistakes caught.
+
+    Args:
+        f: see `solve`.
+        z: (B, ...) its argument, a tensor that tracks versions (not made in inference mode).
+        original: what z was copied from; compared on the CPU, where looking costs nothing. It shows the changes that
+            no version counts, those through `.data` or NumPy.
+
+    Raises:
+        ValueError: f changed z in place, or the shape.
+        TypeError: f(z) is not a floating-point tensor.
+    """
+    version = z._version
+    out = f(z)
+    if z._version != version or (original is not None and z.device.type == "cpu" and not _same_bits(z, original)):
+        raise ValueError("f changed its argument in place; let it work on a new tensor (no inplace=True first)")
+    return check_output(out, z.shape)
+
+
+def _same_bits(a: Tensor, b: Tensor) -> bool:
+    """Equality that holds for NaN, too."""
+    bits = torch.int64 if a.dtype == torch.float64 else torch.int32
+    return torch.equal(a.view(bits), b.view(bits)) if a.dtype == b.dtype else torch.equal(a, b.to(a.dtype))
+
+
+class FlatMap:
+    """f on flat states: (B, N) -> (B, N) in whatever precision f computed.
+
+    Args:
+        f: maps (B, ...) to the same shape.
+        shape: (B, ...).
+        start: (B, N) what the first argument was copied from.
+        inference: call f in inference mode.
+    """
+
+    def __init__(self, f: Map, shape: torch.Size, start: Tensor | None, inference: bool) -> None:
+        self.f, self.shape, self.start, self.inference = f, shape, start, inference
 
     def __call__(self, z: Tensor) -> Tensor:
         """Evaluate f at z (B, N)."""
-        tracked = not z.is_inference()
-        version = z._version if tracked else 0
-        out = self.f(z.reshape(self.shape))
-        if tracked and z._version != version:
-            raise ValueError("f changed its argument in place; let it work on a new tensor (no inplace=True first)")
-        return check_output(out, self.shape).reshape(z.shape)
+        start, self.start = self.start, None
+        with torch.inference_mode() if self.inference else nullcontext():
+            out = evaluate(self._reshaped, z, start)
+        if forward_ad.unpack_dual(out).tangent is not None:  # type: ignore[no-untyped-call]
+            raise RuntimeError("fixed_point has no forward-mode derivative (jvp); use .backward(), or Unroll(steps)")
+        return out
+
+    def _reshaped(self, z: Tensor) -> Tensor:
+        return check_output(self.f(z.reshape(self.shape)), self.shape).reshape(z.shape)
 
     @property
     def take(self) -> Callable[[Tensor], FlatMap] | None:
@@ -54,7 +106,9 @@ class FlatMap:
         take = getattr(self.f, "take", None)
         if take is None:
             return None
-        return lambda index: FlatMap(take(index), torch.Size((len(index), *self.shape[1:])))
+        return lambda index: FlatMap(
+            take(index), torch.Size((len(index), *self.shape[1:])), None, inference=self.inference
+        )
 
 
 def check_output(out: Tensor, shape: torch.Size) -> Tensor:

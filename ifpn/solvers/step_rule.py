@@ -5,6 +5,7 @@ A step rule proposes the next state; evaluating f, residuals and stopping are th
 
 from __future__ import annotations
 
+from numbers import Integral, Real
 from typing import Protocol
 
 from torch import Tensor
@@ -41,7 +42,16 @@ def check_rule(owner: str, solver: object) -> None:
         raise TypeError(f"{owner}: solver must be Broyden(), Anderson() or Picard(), got {solver!r}")
 
 
-def check_count(name: str, value: int) -> None:
-    """Raise ValueError unless `value` is a whole number, at least 1."""
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+def check_count(name: str, value: object) -> int:
+    """Return `value` as an int; raise ValueError unless it is a whole number, at least 1. NumPy's count, too."""
+    if isinstance(value, bool) or not isinstance(value, Integral) or int(value) < 1:
         raise ValueError(f"{name} must be a whole number, at least 1, got {value!r}")
+    return int(value)
+
+
+def check_budget(name: str, value: object, tolerances: dict[str, object]) -> int:
+    """Return `value` as an int; raise ValueError for a budget below 1, or a tolerance that is none."""
+    for key, tolerance in tolerances.items():
+        if isinstance(tolerance, bool) or not isinstance(tolerance, Real) or not float(tolerance) >= 0:
+            raise ValueError(f"{key} must be 0 (no tolerance) or a positive number, got {tolerance!r}")
+    return check_count(name, value)

@@ -18,6 +18,8 @@ CONF = Path(__file__).parents[2] / "conf" / "backbone"
 def from_yaml(name: str) -> nn.Module:
     config = OmegaConf.load(CONF / f"{name}.yaml")
     config.weights = "none"
+    if OmegaConf.is_missing(config, "name"):
+        config.name = "mobilenetv3_small_050"
     backbone: nn.Module = instantiate(config)
     return backbone
 
@@ -31,6 +33,7 @@ def state_count(module: nn.Module, *names: str) -> int:
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", sorted(path.stem for path in CONF.glob("*.yaml")))
 def test_every_backbone_gives_its_stated_levels(name: str) -> None:
     backbone = from_yaml(name).train()
@@ -78,6 +81,7 @@ def test_resnet50_counts() -> None:
     assert trainable == 23_508_032 - 225_344 - affine_of_the_rest
 
 
+@pytest.mark.slow
 def test_other_depths_count_as_published() -> None:
     assert state_count(resnet18("none", 2, True)) == 11_689_512 - 513_000  # torchvision's number less the classifier
     assert state_count(resnet101("none", 2, True)) == 44_549_160 - 2_049_000

@@ -12,6 +12,7 @@ from safetensors.torch import save_file
 from torchvision.models import ResNet18_Weights, WeightsEnum
 from torchvision.models import resnet18 as torchvision_resnet18
 
+from ifpn import backbones
 from ifpn.backbones import (
     WeightsError,
     efficientnet_lite0,
@@ -48,6 +49,7 @@ def same_as(backbone: torch.nn.Module, state: dict[str, torch.Tensor]) -> bool:
     return all(torch.equal(value, state[key]) for key, value in backbone.state_dict().items() if "tracked" not in key)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("suffix", ["pth", "pt", "safetensors"])
 @pytest.mark.parametrize("frozen_norm", [True, False])
 def test_a_classifier_file_loads_completely(tmp_path, classifier, suffix, frozen_norm) -> None:
@@ -75,6 +77,27 @@ def test_a_backbone_file_of_its_own_loads_back_with_offsets(tmp_path) -> None:
         resnet50(str(file), 2, True)
 
 
+@pytest.mark.parametrize("name", ["resnet18", "efficientnet_lite0"])
+@pytest.mark.parametrize("kind", ["checkpoint", "export"])
+def test_the_backbone_of_a_detector_is_taken(tmp_path: Path, name: str, kind: str) -> None:
+    make = getattr(backbones, name)
+    trained = make("none", 0, False)
+    with torch.no_grad():
+        for value in trained.state_dict().values():
+            value.uniform_(0.5, 1.5) if value.is_floating_point() else value.fill_(3)
+    state = {f"body.backbone.{key}": value for key, value in trained.state_dict().items()}
+    state |= {"head.cls.weight": torch.zeros(1), "body.neck.g.weight": torch.zeros(1)}
+    if kind == "export":
+        save_file(state, tmp_path / "model.safetensors")
+    else:
+        whole = {"state_dict": {f"detector.{k}": v for k, v in state.items()}, "ifpn": {"config": {}}, "loops": {}}
+        torch.save(whole, tmp_path / "best.ckpt")
+    for path in [tmp_path / "best.ckpt"] if kind == "checkpoint" else [tmp_path, tmp_path / "model.safetensors"]:
+        assert same_as(make(str(path), 2, True), trained.state_dict())
+    with pytest.raises(WeightsError, match="does not fit resnet50"):
+        resnet50(str(path), 2, True)
+
+
 def test_missing_unexpected_and_misshapen_tensors_are_counted_and_named(tmp_path, classifier) -> None:
     classifier["layer5.0.conv1.weight"] = torch.zeros(1)
     classifier["conv1.weight"] = torch.zeros(64, 1, 7, 7)
@@ -96,13 +119,13 @@ def test_missing_unexpected_and_misshapen_tensors_are_counted_and_named(tmp_path
 
 @pytest.mark.parametrize("weights", ["imagnet", "/nowhere/weights.pth"])
 def test_a_word_or_path_that_is_nothing_is_named(weights: str) -> None:
-    with pytest.raises(WeightsError, match=f"{weights}.*neither 'imagenet', 'none' nor an existing file"):
+    with pytest.raises(WeightsError, match=f"weights={weights}: must be imagenet, none, or an existing file"):
         resnet18(weights, 2, True)
 
 
 @pytest.mark.parametrize("weights", ["", None, True])
 def test_other_values_are_refused(weights) -> None:
-    with pytest.raises(WeightsError, match="allowed are"):
+    with pytest.raises(WeightsError, match="must be imagenet, none or the path"):
         resnet18(weights, 2, True)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -57,3 +58,17 @@ def test_a_refused_command_leaves_no_folder_of_its_own(tmp_path: Path) -> None:
 def test_evaluate_and_predict_say_what_they_need() -> None:
     assert "exactly one of ckpt" in command(script="evaluate.py").stderr
     assert "ckpt has no value" in command(script="predict.py").stderr
+
+
+def test_a_refused_command_never_removes_the_current_folder(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "ifpn", "export", "ckpt=none.ckpt"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )
+    assert done.returncode == 2
+    assert "none.ckpt" in done.stderr
+    assert tmp_path.is_dir()
+    assert list(tmp_path.iterdir()) == []

@@ -15,6 +15,7 @@ from ifpn.errors import ConfigError
 from ifpn.runs.identity import config_hash, folder_name
 
 
+@pytest.mark.slow
 @given(st.text(min_size=1, max_size=400))
 def test_any_text_becomes_one_folder_name_that_a_file_system_takes(text: str) -> None:
     name = folder_name(text)

@@ -33,12 +33,14 @@ def test_an_old_key_of_evaluate_is_answered_with_evaluates_own() -> None:
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", FOREIGN)
 def test_the_words_of_other_programs_are_answered_with_ours(name: str) -> None:
     said = message(f"{name}=7")
     assert said.startswith(f"{name}=7: there is no such setting here. Use ")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("typed", "setting"),
     [

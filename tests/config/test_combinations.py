@@ -67,16 +67,18 @@ def composed(overrides: list[str]) -> DictConfig:
     return resolved
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("group", GROUPS)
 def test_every_option_composes_and_names_allowed_classes(group: str) -> None:
     for option in options(group):
         overrides = [f"{group}={option}", *(["recipe=small"] if group == "schedule" else [])]
-        if option == "coco":
-            overrides.append("data.root=somewhere")
+        needed = {"coco": ["data.root=somewhere"], "timm": ["backbone.name=convnext_tiny"]}
+        overrides += needed.get(option, [])
         # A solver or block means nothing to a neck without one; that is refused elsewhere.
         check_targets(composed(overrides))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("group", ["data", "schedule"])
 @pytest.mark.parametrize("recipe", options("recipe"))
 def test_data_and_schedule_touch_nothing_but_themselves(group: str, recipe: str) -> None:
@@ -101,6 +103,7 @@ RECIPES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("recipe", options("recipe"))
 def test_a_recipe_sets_schedule_image_batch_width_and_norms_and_nothing_else(recipe: str) -> None:
     cfg = composed([f"recipe={recipe}"])
@@ -131,6 +134,7 @@ STEPS = covering(
 )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("choice", STEPS, ids=lambda c: "-".join(c.values()))
 def test_a_choice_takes_a_training_step(choice: Choice) -> None:
     """Loss and every gradient finite, every trained parameter of the detector touched."""

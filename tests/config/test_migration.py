@@ -28,7 +28,8 @@ CONFIGS: dict[str, dict[str, Any]] = json.loads(lzma.decompress((OLD / "configs.
 # The run of the fixture, in today's keys.
 RUN = [
     *("data.root=shapes", "scale=smoke", "data.generate.num_train=6", "data.generate.num_val=2"),
-    *("neck.out_channels=8", "detector.num_convs=1", "detector.prior=0.3", "detector.score_threshold=0.01"),
+    *("neck.out_channels=8", "detector.head.num_convs=1", "detector.head.initial_probability=0.3"),
+    "detector.postprocess.score_threshold=0.01",
     *("image.min_size=[64]", "image.max_size=96", "schedule.max_steps=2"),
 ]
 # Overrides of `CONFIGS` that are spelt otherwise today: 0.1.0 set width, image and batch by data and schedule.
@@ -38,6 +39,10 @@ TODAY = {
     "schedule.max_size=512": "image.max_size=512",
     "schedule=1x": "recipe=paper",
     "schedule=2x": "recipe=paper_2x neck.out_channels=64",
+    "detector.box_coding=delta": "detector/box_coder=delta",
+    "detector.num_convs=2": "detector.head.num_convs=2",
+    "detector.alpha=0.5": "detector.criterion.alpha=0.5",
+    "detector.score_threshold=0.1": "detector.postprocess.score_threshold=0.1",
 }
 
 

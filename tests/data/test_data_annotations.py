@@ -179,6 +179,7 @@ def defective(draw: st.DrawFn) -> tuple[dict[str, Any], Counter[str], int, int]:
     return content, Counter(kind for kind, _ in chosen), trained, evaluated
 
 
+@pytest.mark.slow
 @fuzzing
 @given(case=defective())
 def test_defects_are_dropped_and_counted(tmp_path: Path, case: tuple) -> None:
@@ -197,6 +198,7 @@ def test_defects_are_dropped_and_counted(tmp_path: Path, case: tuple) -> None:
     assert (boxes <= [WIDTH, HEIGHT, WIDTH, HEIGHT]).all()
 
 
+@pytest.mark.slow
 @fuzzing
 @given(case=defective())
 def test_strict_refuses_and_lists_what_it_found(tmp_path: Path, case: tuple) -> None:
@@ -250,6 +252,7 @@ ENTRY = st.dictionaries(
 )
 
 
+@pytest.mark.slow
 @fuzzing
 @given(
     content=st.fixed_dictionaries(

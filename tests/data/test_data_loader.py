@@ -30,6 +30,7 @@ def epoch(data: DetectionData) -> list:
     return [digest(batch) for batch in data.train_dataloader()]
 
 
+@pytest.mark.slow
 def test_same_batches_with_and_without_workers(small_shapes: Path) -> None:
     alone = epoch(module(small_shapes))
     torch.manual_seed(99)

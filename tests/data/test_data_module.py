@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import inspect
 import json
 from collections.abc import Callable
-from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -13,7 +11,7 @@ from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
-from ifpn.data import Augment, DataError, DefectPolicy, DetectionData, ImageReading, Shapes
+from ifpn.data import DataError, DetectionData
 from tests.data.cases import document, entry, picture
 
 CONF = Path(__file__).parents[2] / "conf"
@@ -23,25 +21,6 @@ def config(name: str, *overrides: str) -> DictConfig:
     with initialize_config_dir(str(CONF), version_base="1.3"):
         node = compose(overrides=[f"+data={name}", "+seed=3", *overrides])
     return node
-
-
-def test_yaml_and_code_have_the_same_defaults() -> None:
-    node = OmegaConf.to_container(config("coco", "data.root=x"), resolve=True)["data"]
-    own = {
-        name: parameter.default
-        for name, parameter in inspect.signature(DetectionData.__init__).parameters.items()
-        if parameter.default is not inspect.Parameter.empty
-    }
-    for name, built in (("augment", Augment()), ("policy", DefectPolicy()), ("reading", ImageReading())):
-        part = node.pop(name)
-        part.pop("_target_")
-        assert part == asdict(built)
-        assert own.pop(name) is None
-    assert {name: node[name] for name in own} == own
-    assert set(node) - set(own) == {"_target_", "root", "batch_size", "seed"}
-    shapes = OmegaConf.to_container(config("shapes").data.generate)
-    assert shapes.pop("_target_") == "ifpn.data.Shapes"
-    assert shapes == asdict(Shapes())
 
 
 def test_built_in_data_is_drawn_on_first_use_and_read_like_any_folder(tmp_path: Path) -> None:

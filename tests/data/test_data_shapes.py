@@ -71,6 +71,7 @@ def test_boxes_fit_what_was_painted(monkeypatch: pytest.MonkeyPatch) -> None:
             assert y + h - 1.5 <= rows[-1] + 1 <= y + h + 7
 
 
+@pytest.mark.slow
 def test_sizes_overlap_and_number_of_figures() -> None:
     sides, shares, counts = [], [], []
     for number in range(50):

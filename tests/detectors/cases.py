@@ -3,6 +3,7 @@
 import json
 from collections import OrderedDict
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,6 @@ from torchvision.models.detection.transform import GeneralizedRCNNTransform
 from torchvision.ops import FeaturePyramidNetwork
 from torchvision.ops.feature_pyramid_network import LastLevelP6P7
 
-from ifpn.detectors import BackboneWithNeck
 from ifpn.detectors.anchors import AnchorGrid, Anchors
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -61,9 +61,20 @@ class TorchvisionFPN(FeaturePyramidNetwork):
         self.out_channels = out_channels
 
 
-def numbers(name: str) -> dict[str, Any]:
-    """What conf/detector/<name>.yaml says."""
-    return OmegaConf.to_container(OmegaConf.load(ROOT / "conf" / "detector" / f"{name}.yaml"))
+def configuration(name: str, box_coder: str = "ltrb") -> dict[str, Any]:
+    """What conf/detector/<name>.yaml says, for ATSS with the chosen box coder."""
+    folder = ROOT / "conf" / "detector"
+    config = OmegaConf.load(folder / f"{name}.yaml")
+    if config.pop("defaults", None):
+        config = OmegaConf.merge(config, OmegaConf.load(folder / "box_coder" / f"{box_coder}.yaml"))
+    return OmegaConf.to_container(config)
+
+
+def numbers(name: str, box_coder: str = "ltrb") -> dict[str, Any]:
+    """The same without its structure: {"alpha": 0.25, ...}."""
+    config = configuration(name, box_coder)
+    parts = [part for part in config.values() if isinstance(part, dict)]
+    return {key: value for part in (config, *parts) for key, value in part.items() if not isinstance(value, dict)}
 
 
 def make_detector(
@@ -73,14 +84,18 @@ def make_detector(
     channels: int = 16,
     image_size: int = 64,
     neck: Callable[..., nn.Module] = TorchvisionFPN,
+    box_coder: str = "ltrb",
     **changes: Any,
 ) -> nn.Module:
-    """A YAML file's detector on a tiny body, towers of one convolution; images resized to image_size."""
-    config = numbers(name)
-    in_levels, extra_levels = config.pop("in_levels"), config.pop("extra_levels")
-    config.update({"num_convs": 1} if name in DENSE else {"hidden": 32})
-    config.update(changes)
-    body = BackboneWithNeck.build(TinyBackbone(), neck, in_levels, channels, extra_levels)
+    """A YAML file's detector on a tiny body, towers of one convolution; images resized to image_size.
+
+    changes: settings by the name that they have in their part of the file.
+    """
+    config = configuration(name, box_coder)
+    parts = [config, *(part for part in config.values() if isinstance(part, dict))]
+    for key, value in {**({"num_convs": 1} if name in DENSE else {"hidden": 32}), **changes}.items():
+        next(part for part in parts if key in part)[key] = value
+    body = instantiate(config["body"])(TinyBackbone(), partial(neck, out_channels=channels))
     transform = GeneralizedRCNNTransform(image_size, 2 * image_size, [0.5] * 3, [0.5] * 3)
     return instantiate(config)(body=body, num_classes=num_classes, transform=transform)
 
@@ -94,9 +109,8 @@ def make_target(boxes: list[list[float]], labels: list[int]) -> dict[str, Tensor
 
 def make_anchors(name: str, sizes: list[tuple[int, int]], strides: tuple[int, ...] = STRIDES) -> Anchors:
     """The prediction locations of a detector, for levels of the given (rows, columns)."""
-    config = numbers(name)
-    scales = config.get("anchor_scales", [config.get("anchor_scale", 1.0)])
-    return AnchorGrid(strides, tuple(scales), tuple(config.get("anchor_ratios", [1.0]))).build(sizes)
+    config = configuration(name)["anchors"]
+    return AnchorGrid(strides, config["scales"], config["ratios"]).build(sizes)
 
 
 def arrays(name: str) -> dict[str, Tensor]:

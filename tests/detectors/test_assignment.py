@@ -54,6 +54,7 @@ def flip_sites(matched: Tensor, per_cell: int, x: bool, y: bool) -> Tensor:
     return torch.cat([grid.flip(axes).flatten() for grid in grids])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ASSIGNED)
 @given(seed=seeds, count=st.integers(1, 12))
 @quick
@@ -72,6 +73,7 @@ def test_order_of_boxes_does_not_matter(name: str, seed: int, count: int) -> Non
         assert torch.equal(iou(anchors.boxes[locations], first), iou(anchors.boxes[locations], second))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ASSIGNED)
 @given(seed=seeds, count=st.integers(1, 12), x=st.booleans(), y=st.booleans())
 @quick
@@ -90,6 +92,7 @@ def test_flips_of_image_and_boxes(name: str, seed: int, count: int, x: bool, y: 
     assert torch.equal(flip_sites(matched, per_cell, x, y), other)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ASSIGNED)
 @given(seed=seeds, far=st.sampled_from([-10_000.0, 10_000.0]))
 @quick

@@ -1,12 +1,13 @@
 """Backbone, neck and levels joined."""
 
 from collections import OrderedDict
+from functools import partial
 
 import pytest
 import torch
 from torch import Tensor, nn
 
-from ifpn.detectors import BackboneWithNeck
+from ifpn.detectors import BackboneWithNeck, attach_neck
 from tests.detectors.cases import TinyBackbone, TorchvisionFPN
 
 
@@ -22,9 +23,14 @@ class Recorder(nn.Module):
         return maps
 
 
+def attach(neck: type[nn.Module], in_levels: list[str], channels: int, extra_levels: str) -> BackboneWithNeck:
+    factory = partial(neck, out_channels=channels)
+    return attach_neck(TinyBackbone(), factory, in_levels=in_levels, extra_levels=extra_levels)
+
+
 @pytest.mark.parametrize("extra_levels", ["p5", "c5"])
 def test_five_levels_of_exact_strides(extra_levels: str) -> None:
-    body = BackboneWithNeck.build(TinyBackbone(), TorchvisionFPN, ["c3", "c4", "c5"], 16, extra_levels)
+    body = attach(TorchvisionFPN, ["c3", "c4", "c5"], 16, extra_levels)
     assert body.strides == (8, 16, 32, 64, 128)
     assert body.out_channels == 16
     sizes = [tuple(level.shape[1:]) for level in body(torch.rand(1, 3, 160, 224))]
@@ -32,14 +38,14 @@ def test_five_levels_of_exact_strides(extra_levels: str) -> None:
 
 
 def test_pooled_level_of_faster_rcnn() -> None:
-    body = BackboneWithNeck.build(TinyBackbone(), TorchvisionFPN, ["c2", "c3", "c4", "c5"], 16, "none")
+    body = attach(TorchvisionFPN, ["c2", "c3", "c4", "c5"], 16, "none")
     assert body.strides == (4, 8, 16, 32, 64)
     pyramid = body(torch.rand(1, 3, 96, 160))
     assert torch.equal(pyramid[4], pyramid[3][:, :, ::2, ::2])
 
 
 def test_the_neck_is_told_what_it_needs() -> None:
-    body = BackboneWithNeck.build(TinyBackbone(), Recorder, ["c3", "c4"], 24, "c5")
+    body = attach(Recorder, ["c3", "c4"], 24, "c5")
     assert body.neck.made_with == {
         "in_channels_list": [16, 24],
         "out_channels": 24,
@@ -62,7 +68,7 @@ def test_levels_must_double() -> None:
 
 def test_unknown_extra_levels_are_refused() -> None:
     with pytest.raises(ValueError, match="'p5', 'c5' or 'none'"):
-        BackboneWithNeck.build(TinyBackbone(), Recorder, ["c3"], 16, "p6")
+        attach(Recorder, ["c3"], 16, "p6")
 
 
 def test_a_neck_that_returns_other_levels_is_refused() -> None:

@@ -21,8 +21,8 @@ finite_floats = st.floats(-200, 500, width=32)
 
 
 def criterion_of(kind: str, num_classes: int) -> nn.Module:
-    name, _, coding = kind.partition("_")
-    return make_detector(name, num_classes, **({"box_coding": coding} if coding else {})).criterion
+    name, _, coder = kind.partition("_")
+    return make_detector(name, num_classes, box_coder=coder or "ltrb").criterion
 
 
 def random_prediction(kind: str, num_classes: int, images: int = 2, *, scale: float = 1.0, seed: int = 0) -> Prediction:
@@ -54,6 +54,7 @@ def targets(draw: st.DrawFn, num_classes: int) -> dict[str, Tensor]:
     return make_target(boxes + boxes[:1], labels + labels[:1])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 @given(data=st.data(), scale=st.sampled_from([0.01, 1.0, 30.0]), seed=st.integers(0, 1000))
 @settings(max_examples=25, deadline=None, derandomize=True)

@@ -44,8 +44,8 @@ def dense() -> tuple[Prediction, list[dict[str, Tensor]], list[tuple[int, int]]]
 
 
 def atss_criterion(coding: str = "ltrb") -> ATSSCriterion:
-    config = numbers("atss")
-    code = LTRBCoder() if coding == "ltrb" else DeltaCoder(tuple(config["delta_weights"]))
+    config = numbers("atss", coding)
+    code = LTRBCoder() if coding == "ltrb" else DeltaCoder(config["weights"])
     return ATSSCriterion(**pick(config, *FOCAL, "num_candidates"), coding=code, count_empty=coding == "delta")
 
 

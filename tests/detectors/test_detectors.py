@@ -6,13 +6,16 @@ from collections.abc import Sequence
 
 import pytest
 import torch
+from hydra.errors import InstantiationException
 from torch import Tensor, nn
 from torch.testing import assert_close
 from torchvision.ops import box_iou
 
+from ifpn.detectors.boxes import BoxCoder, DeltaCoder, LTRBCoder
 from ifpn.detectors.heads import PointHead, Prediction, RetinaHead
 from ifpn.errors import UserError
 from tests.detectors.cases import (
+    DENSE,
     DETECTORS,
     ROOT,
     STRIDES,
@@ -22,6 +25,8 @@ from tests.detectors.cases import (
 )
 
 EMPTY = make_target([], [])
+POINT = {"box_coder": LTRBCoder(), "initial_probability": 0.01, "deformable": False}
+RETINA = {"box_coder": DeltaCoder((1, 1, 1, 1)), "initial_probability": 0.01, "deformable": False}
 BATCHES = {
     "boxes and none": [make_target([[5, 5, 40, 40], [20, 10, 60, 50]], [0, 0]), EMPTY],
     "no box at all": [EMPTY, EMPTY],
@@ -69,12 +74,25 @@ def test_numbers_of_classes(name: str, num_classes: int) -> None:
         assert ((found["labels"] >= 0) & (found["labels"] < num_classes)).all()
 
 
-@pytest.mark.parametrize("changes", [{"deformable": True}, {"box_coding": "delta"}])
+@pytest.mark.parametrize("changes", [{"deformable": True}, {"box_coder": "delta"}])
 def test_options_of_atss(changes: dict[str, object]) -> None:
     model = make_detector("atss", **changes)
     sum(model(images(), BATCHES["boxes and none"]).values()).backward()
     touched(model)
     assert len(model.eval()(images())) == 2
+
+
+@pytest.mark.parametrize("name", DENSE)
+def test_head_and_criterion_share_the_coder(name: str) -> None:
+    model = make_detector(name)
+    assert model.head.box_coder is model.criterion.coding is model.box_coder
+
+
+@pytest.mark.parametrize("coder", [LTRBCoder(), DeltaCoder((10, 10, 5, 5))])
+def test_codes_of_boxes_decode_to_them(coder: BoxCoder) -> None:
+    boxes = torch.tensor([[3.0, 4.0, 50.0, 20.0], [0.0, 0.0, 8.0, 90.0]])
+    points, sizes = torch.tensor([[20.0, 10.0], [4.0, 60.0]]), torch.tensor([[64.0, 64.0], [32.0, 16.0]])
+    assert_close(coder.decode(coder.encode(boxes, points, sizes), points, sizes), boxes)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
@@ -102,7 +120,7 @@ def test_a_step_in_half_precision(name: str, dtype: torch.dtype) -> None:
 
 def test_predictions_are_float32_under_autocast() -> None:
     """Distances are scaled in float32: 0.7 times some bfloat16 numbers is not a bfloat16 number."""
-    head = PointHead(8, 2, (8,), num_convs=0, prior=0.01, box_bias=1.0, code="distance", deformable=False)
+    head = PointHead(8, 2, (8,), **POINT, num_convs=0, box_bias=1.0)
     with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16):
         head.scales.fill_(0.7)
         prediction = head([torch.zeros(1, 8, 2, 2)])
@@ -188,8 +206,8 @@ def test_auxiliary_losses_of_the_neck_are_reported(name: str) -> None:
 
 def test_sizes_of_the_heads() -> None:
     """256 channels, 80 classes: the published numbers of parameters, plus one scale per level."""
-    point = PointHead(256, 80, STRIDES, num_convs=4, prior=0.02, box_bias=4.0, code="distance", deformable=False)
-    retina = RetinaHead(256, 80, anchors_per_cell=9, num_convs=4, prior=0.01, deformable=False)
+    point = PointHead(256, 80, STRIDES, **{**POINT, "initial_probability": 0.02}, num_convs=4, box_bias=4.0)
+    retina = RetinaHead(256, 80, STRIDES, **RETINA, anchors_per_cell=9, num_convs=4)
     assert sum(p.numel() for p in point.parameters()) == 4_920_661 + 5
     assert sum(p.numel() for p in retina.parameters()) == 6_463_220
     assert_close(point.cls.bias, torch.full((80,), -3.891820))
@@ -201,14 +219,14 @@ def test_sizes_of_the_heads() -> None:
 
 
 def test_deformable_towers_start_without_offsets() -> None:
-    head = RetinaHead(16, 3, anchors_per_cell=1, num_convs=2, prior=0.01, deformable=True)
+    head = RetinaHead(16, 3, STRIDES, **{**RETINA, "deformable": True}, anchors_per_cell=1, num_convs=2)
     offsets = [p for name, p in head.named_parameters() if ".offset." in name]
     assert len(offsets) == 4
     assert all(p.abs().max() == 0 for p in offsets)
 
 
 def test_distances_never_exceed_their_scale_and_sign() -> None:
-    head = PointHead(8, 2, (8, 16), num_convs=0, prior=0.01, box_bias=1.0, code="distance", deformable=False)
+    head = PointHead(8, 2, (8, 16), **POINT, num_convs=0, box_bias=1.0)
     pyramid = [torch.zeros(1, 8, 2, 2), torch.zeros(1, 8, 1, 1)]
     with torch.no_grad():
         head.scales.copy_(torch.tensor([2.0, -1.0]))
@@ -219,31 +237,31 @@ def test_distances_never_exceed_their_scale_and_sign() -> None:
 @pytest.mark.parametrize(
     ("name", "changes", "words"),
     [
-        ("fcos", {"prior": 0}, "prior must lie strictly between"),
-        ("fcos", {"prior": 1}, "prior must lie strictly between"),
-        ("fcos", {"size_limits": [64, 128]}, "one bound between each two of the 5 levels"),
+        ("fcos", {"initial_probability": 0}, "must lie strictly between"),
+        ("fcos", {"initial_probability": 1}, "must lie strictly between"),
+        ("fcos", {"size_limits": [64, 128]}, "one between each two of the 5 levels"),
         ("fcos", {"size_limits": [64, 256, 128, 512]}, "rising"),
-        ("atss", {"box_coding": "xywh"}, "'ltrb' or 'delta'"),
-        ("atss", {"delta_weights": [10, 5]}, "four numbers"),
-        ("retina", {"anchor_scales": []}, "anchor scales must be one or more positive numbers"),
-        ("retina", {"anchor_ratios": [0.5, -1]}, "anchor ratios must be one or more positive numbers"),
-        ("faster_rcnn", {"rpn_pre_nms": [2000]}, "rpn_pre_nms must be 2 numbers"),
-        ("faster_rcnn", {"box_weights": [10, 10]}, "box_weights must be 4 numbers"),
+        ("fcos", {"score": "best"}, "class, sqrt_quality or quality"),
+        ("atss", {"box_coder": "delta", "weights": [10, 5]}, "four numbers"),
+        ("retina", {"scales": []}, "scales must be one or more positive numbers"),
+        ("retina", {"ratios": [0.5, -1]}, "ratios must be one or more positive numbers"),
+        ("faster_rcnn", {"rpn_pre_nms": [2000]}, r"rpn_pre_nms=\[2000\]: must be 2 numbers"),
+        ("faster_rcnn", {"box_coder_weights": [10, 10]}, r"box_coder_weights=\[10, 10\]: must be 4 numbers"),
     ],
 )
 def test_impossible_settings_are_refused_in_one_sentence(name: str, changes: dict[str, object], words: str) -> None:
     """When the detector is built, by the kind of error that the command line prints without a traceback."""
-    with pytest.raises(UserError, match=words):
+    with pytest.raises((UserError, InstantiationException), match=words):
         make_detector(name, **changes)
 
 
 @pytest.mark.parametrize("name", DETECTORS)
 def test_every_number_of_the_configuration_names_its_source(name: str) -> None:
     text = (ROOT / "conf" / "detector" / f"{name}.yaml").read_text()
-    lines = [line for line in text.splitlines() if re.match(r"\w+: *[\[\d]", line)]
+    lines = [line for line in text.splitlines() if re.match(r" *\w+: *[\[\d]", line)]
     assert len(lines) > 5
     for line in lines:
-        if not line.startswith("in_levels: [c3, c4, c5]"):
+        if not line.startswith("  in_levels: [c3, c4, c5]"):
             assert re.search(r"# .*\w", line), line
 
 

@@ -63,6 +63,7 @@ def engine_or_skip(engine: str) -> str:
     return engine
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("engine", ENGINES)
 @pytest.mark.parametrize("seed", range(12))
 def test_twelve_numbers_and_curves_equal_pycocotools(seed: int, engine: str) -> None:
@@ -83,6 +84,7 @@ def test_twelve_numbers_and_curves_equal_pycocotools(seed: int, engine: str) -> 
     )
 
 
+@pytest.mark.slow
 def test_the_faster_engine_equals_the_reference_on_many_random_cases() -> None:
     engine_or_skip("faster-coco-eval")
     worst = 0.0
@@ -285,6 +287,44 @@ def test_unusable_annotations_are_refused_by_id_and_value(change, message) -> No
     with pytest.raises(ValueError, match=message):
         GroundTruth.load(truth, DefectPolicy(strict=True))
     assert len(CocoEvaluator(truth, category_ids(truth)).ground_truth.annotations) == len(sound) - 1  # as in training
+
+
+@pytest.mark.parametrize("area", [float("inf"), float("nan"), -1.0, "large", None])
+def test_an_area_that_is_none_is_that_of_the_box(area) -> None:
+    truth, _ = random_case(0)
+    truth["annotations"][2]["area"] = area
+    box = truth["annotations"][2]["bbox"]
+    assert GroundTruth.load(truth).annotations[2]["area"] == box[2] * box[3]
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_more_detections_count_by_a_setting(engine: str) -> None:
+    boxes = [[10.0 * (i % 40), 10.0 * (i // 40), 8.0, 8.0] for i in range(150)]
+    truth = {
+        "images": [{"id": 1, "file_name": "a.jpg", "width": 480, "height": 480}],
+        "categories": [{"id": 1, "name": "a"}],
+        "annotations": [{"id": i, "image_id": 1, "category_id": 1, "bbox": b} for i, b in enumerate(boxes)],
+    }
+    found = [{"image_id": 1, "category_id": 1, "bbox": b, "score": 1 - i / 200} for i, b in enumerate(boxes)]
+    for limit, expected in ((100, 100 / 150), (150, 1.0), (60, 60 / 150)):
+        evaluator = fed(CocoEvaluator(truth, [1], engine_or_skip(engine), max_detections=limit), found)
+        result = evaluator.compute()
+        assert result.summary["AR100"] == pytest.approx(expected, abs=1e-12)
+        assert result.per_class["a"]["AR100"] == pytest.approx(expected, abs=1e-12)
+        assert result.summary["AP"] == pytest.approx(np.floor(expected * 100 + 1) / 101, abs=1e-12)  # of 101 recalls
+        assert f"{limit} per image" in table_text(result)
+
+
+def test_fewer_detections_than_cocos_ten_are_refused() -> None:
+    truth, _ = random_case(0)
+    with pytest.raises(ValueError, match=r"max_detections=9.*from 10 on"):
+        CocoEvaluator(truth, [1], max_detections=9)
+
+
+def table_text(result) -> str:
+    console = Console(record=True, width=120, file=io.StringIO())
+    console.print(result.tables()[0])
+    return console.export_text()
 
 
 @pytest.mark.parametrize("content", ["", "[]", "{}", '{"images": 3}', "\udcff", "[" * 100_000])

@@ -60,6 +60,7 @@ def test_rows_count_all_boxes_and_columns_no_detection_twice(seed: int) -> None:
     assert matrix.counts[-1, -1] == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("classes", "empty"), [(1, False), (20, False), (3, True)])
 def test_pictures_are_written_for_few_and_many_classes_and_for_nothing(tmp_path, classes: int, empty: bool) -> None:
     truth, predictions = random_case(3, classes=classes)

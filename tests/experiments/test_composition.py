@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import itertools
+from collections.abc import Iterator
 from functools import cache
 from typing import Any
 
@@ -63,6 +64,7 @@ def test_a_table_is_a_sweep_by_itself(table: Table) -> None:
     assert composed(f"experiment={table.experiment}").hydra.mode.name == "MULTIRUN"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scale", SCALES)
 @pytest.mark.parametrize(("table", "row"), OURS, ids=words)
 def test_each_row_builds_what_the_row_says(table: Table, row: Row, scale: str) -> None:
@@ -83,12 +85,19 @@ def test_each_row_builds_what_the_row_says(table: Table, row: Row, scale: str) -
     assert not any(r.method and fits(method, r.method) for r in elsewhere)
     check_config(OmegaConf.create(config), overrides, dict(cfg.hydra.runtime.choices))
     check_targets(config)
-    # What build_detector hands on by itself; all else must be an argument of what it configures.
-    given = {"detector": {"in_levels", "extra_levels"}}
     for part in ("backbone", "neck", "detector", "schedule", "data"):
-        taken = {"_target_", "_partial_", *parameters_of(config[part]["_target_"])} | given.get(part, set())
-        unknown = set(config[part]) - taken
-        assert not unknown, f"{part} does not take {unknown}: a preset sets what only another option has"
+        for path, node in configured(config[part], part):
+            unknown = set(node) - {"_target_", "_partial_", *parameters_of(node["_target_"])}
+            assert not unknown, f"{path} does not take {unknown}: a preset sets what only another option has"
+
+
+def configured(node: Any, path: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Every mapping with a `_target_`, nested ones too."""
+    if isinstance(node, dict):
+        if "_target_" in node:
+            yield path, node
+        for key, value in node.items():
+            yield from configured(value, f"{path}.{key}")
 
 
 def parameters_of(target: str) -> list[str]:
@@ -201,6 +210,7 @@ CONTROL = {
 G = ("csc", "residual_block", "weight_norm", "dropout", "output_norm", "input_norm", "add_input")
 
 
+@pytest.mark.slow
 def test_the_rows_of_the_control_differ_in_the_neck_alone() -> None:
     """Head, data, optimiser and steps are the same in all rows, and G the same wherever there is one."""
     made = {row: resolved(composed("experiment=control", f"row={row}", "detector=atss")) for row in CONTROL}

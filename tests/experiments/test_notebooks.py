@@ -33,7 +33,12 @@ def tiny(name: str, folder: Path) -> str:
     run, data = folder / "run", folder / "shapes"
     settings = [f"data.root={data}", "data.generate.num_train=8", "data.generate.num_val=4", "data.workers=0"]
     settings += ["schedule.max_epochs=1", "data.batch_size=4", "image.min_size=[64]", "image.max_size=128"]
-    settings += ["neck.out_channels=16", "backbone.weights=none", "detector.num_convs=1", "trainer.accelerator=cpu"]
+    settings += [
+        "neck.out_channels=16",
+        "backbone.weights=none",
+        "detector.head.num_convs=1",
+        "trainer.accelerator=cpu",
+    ]
     settings += ["callbacks.solver_monitor.spectral_every=1"]
     return {
         "01_solver": "SIZE, SAMPLES, EVALS = 8, 2, 8",

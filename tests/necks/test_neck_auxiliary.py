@@ -40,6 +40,7 @@ def test_contraction_penalty_of_a_turn() -> None:
     assert neck.auxiliary_losses == {}
 
 
+@pytest.mark.slow
 def test_penalties_come_in_a_share_of_the_steps_at_full_weight() -> None:
     neck = linear(1.2, contraction_penalty=0.5, jacobian_penalty=0.1, jacobian_every=0.25)
     full = linear(1.2, contraction_penalty=0.5)

@@ -61,6 +61,7 @@ def step(neck: EquilibriumNeck, x: OrderedDict[str, Tensor]) -> list[Tensor]:
 
 
 # torch.compile itself looks at .grad of an input that is not a leaf, for any module inside a network.
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf:UserWarning")
 @pytest.mark.parametrize("name", NECKS)
 def test_a_compiled_g_changes_nothing(name: str) -> None:

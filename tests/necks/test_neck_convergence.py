@@ -58,6 +58,7 @@ def residual(
     return float(neck.stats.forward.residual.max())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CSC)
 def test_default_g_converges(name: str, photograph: "OrderedDict[str, Tensor]") -> None:
     """5e-2 is the residual that counts as converged in the DEQ papers."""

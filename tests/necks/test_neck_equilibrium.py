@@ -47,6 +47,7 @@ def relative(a: Tensor, b: Tensor) -> float:
     return float((a - b).norm() / b.norm().clamp_min(1e-12))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("solver", [Anderson(), Broyden()], ids=["anderson", "broyden"])
 def test_implicit_is_200_unrolled_iterations(solver: Anderson | Broyden) -> None:
     """In training mode: same dropout masks and weight norm on both sides. fp32; bars 1e-5 and 1e-4."""

@@ -28,7 +28,7 @@ def make(*overrides: str, classes: int = 3) -> Predictor:
         "experiment=paper",
         "scale=smoke",
         "neck.out_channels=8",
-        "detector.num_convs=1",
+        "detector.head.num_convs=1",
         "backbone=efficientnet_lite0",
     )
     with initialize_config_dir(str(CONF), version_base="1.3"):

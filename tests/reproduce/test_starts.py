@@ -116,3 +116,8 @@ def test_what_iterates_nothing_and_a_single_image_are_refused(root: Path) -> Non
     implicit = make(*CONTRACTION, classes=8)
     with pytest.raises(ConfigError, match="at least 2"):
         ap_from_starts(implicit, data_of(implicit, root), [1], images=1)
+
+
+def test_a_network_that_finds_nothing_proves_nothing() -> None:
+    (line,) = verdict(make(*CONTRACTION), [FromStart(start, stays(0.0), {}) for start in STARTS])
+    assert line.startswith("this network finds nothing")

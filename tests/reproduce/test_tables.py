@@ -377,7 +377,7 @@ def test_large_networks_stand_in_table_6_alone(
 ) -> None:
     content = result()
     content["config"]["backbone"]["_target_"] = f"ifpn.backbones.{backbone}"
-    content["config"]["detector"]["deformable"] = deformable
+    content["config"]["detector"]["head"]["deformable"] = deformable
     write(tmp_path / "a", content)
     tables, left = filled(tmp_path)
     found = [(t.table.number, line.row.name) for t in tables for line in t.lines if line.runs]

@@ -16,9 +16,11 @@ from ifpn.solvers import (
     Equilibrium,
     Forward,
     Implicit,
+    Neumann,
     Picard,
     Status,
     Unroll,
+    Unrolled,
     contraction_penalty,
     fixed_point,
     jacobian_penalty,
@@ -39,6 +41,8 @@ def test_yaml_builds_what_the_names_say() -> None:
     paper = built("broyden")
     assert paper == Equilibrium(Broyden(), 15, 7, backward=Implicit(Broyden(), 15))
     assert built("unroll") == Unroll()
+    assert built("cheap") == Equilibrium(Anderson(4), 4, 4, 0.01, backward=Implicit(Neumann(), 2, 0.05))
+    assert built("two_step") == Equilibrium(Anderson(3), 3, 3, 0.01, backward=Unrolled(2))
     fast = built("fast")
     assert isinstance(fast, Equilibrium)
     assert fast.train_evals < Equilibrium().train_evals

@@ -140,8 +140,8 @@ def train_here(cfg: DictConfig, *extra: Callback) -> dict[str, float]:
     """`train` with the tiny detector and more callbacks, in this process."""
     build_list = run_module.build_list
 
-    def with_extra(group: Any) -> list[Any]:
-        built = build_list(group)
+    def with_extra(group: Any, path: str) -> list[Any]:
+        built = build_list(group, path)
         return [*extra, *built] if any(isinstance(b, Callback) for b in built) else built
 
     run_module.build_list = with_extra  # type: ignore[assignment]

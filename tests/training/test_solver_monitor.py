@@ -92,6 +92,12 @@ def test_measuring_changes_nothing_in_the_training(tmp_path: Path) -> None:
     assert list(measured) == [2, 5]
     assert all(0 < radius < 10 for radius in measured.values())
     assert callback.summary["spectral_radius"] == pytest.approx(measured[5])
+    for row in rows:
+        radius, depth = row["solver/spectral_radius"], row.get("solver/effective_depth")
+        if radius and float(radius) < 1:
+            assert float(depth or "nan") == pytest.approx(1 / (1 - float(radius)), rel=1e-4)
+        else:
+            assert not depth  # nothing converges, or nothing was measured
 
 
 @quiet

@@ -53,7 +53,6 @@ class CocoAnnotations:
         crowd: (B,) crowd regions.
         usable: (B,) whether it may be trained on: no crowd region, and without a defect that drops it.
         log: what was wrong.
-        has_boxes: whether the file has a list of annotations.
         parents: ids of categories that are only the name of a group of others here, and have no box.
     """
 
@@ -69,7 +68,6 @@ class CocoAnnotations:
     crowd: Bools
     usable: Bools
     log: DefectLog
-    has_boxes: bool
     parents: tuple[int, ...]
     _name_bytes: NDArray[np.uint8]
     _name_start: Ints
@@ -85,6 +83,11 @@ class CocoAnnotations:
     def file_names(self) -> list[str]:
         """Return the file names of all images."""
         return [self.file_name(i) for i in range(len(self))]
+
+    @property
+    def has_boxes(self) -> bool:
+        """Whether there is a box that can be found; crowd regions cannot."""
+        return not bool(self.crowd.all())
 
     def boxes(self, i: int) -> tuple[Floats, NDArray[np.int32]]:
         """Return boxes (M, 4) xyxy and labels (M,) of image i that may be trained on."""
@@ -224,7 +227,6 @@ def load_annotations(
         image_ids=raw.image_ids(),
         sizes=raw.sizes(),
         log=log,
-        has_boxes="annotations" in raw.sections,
         parents=parents,
         _name_bytes=names,
         _name_start=start,

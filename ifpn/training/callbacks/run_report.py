@@ -11,7 +11,9 @@ from typing import Any
 import pytorch_lightning as pl
 from pytorch_lightning.callbacks import Callback
 from pytorch_lightning.loggers import WandbLogger
+from torch import Tensor
 
+from ifpn.data import DetectionData
 from ifpn.plots.convergence import draw_convergence
 from ifpn.plots.curves import draw_curves
 from ifpn.runs.folder import CONVERGENCE, CURVES, METRICS, RESULT
@@ -85,9 +87,15 @@ class RunReport(Callback):
             per_class=scores["per_class"],
             best_AP=best,
             solver=dict(solver),
-            multiply_adds=multiply_adds(module.detector, trainer.datamodule.val_dataset[0][0].to(module.device)),  # type: ignore[attr-defined]
+            multiply_adds=multiply_adds(module.detector, _image(trainer.datamodule).to(module.device)),  # type: ignore[attr-defined]
             parameters=sum(p.numel() for p in module.detector.parameters()),
             seconds_per_step=statistics.median(self.step_seconds) if self.step_seconds else None,
             choices=module.metadata["choices"],
             config=module.metadata["config"],
         )
+
+
+def _image(data: DetectionData) -> Tensor:
+    """A typical image: of the validation set, or of the training set where there is none."""
+    image, _ = (data.val_dataset if data.has_validation else data.train_dataset)[0]
+    return image

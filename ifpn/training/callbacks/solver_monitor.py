@@ -18,6 +18,7 @@ log = logging.getLogger(__name__)
 
 # Relative residual below which a fixed point counts as found: what the DEQ papers call good convergence.
 CONVERGED = 0.05
+MEASURED = ("spectral_radius", "effective_depth")
 
 
 @check
@@ -103,7 +104,7 @@ class SolverMonitor(Callback):
             if solution is not None:
                 self.traces[side] = solution.trace.detach().float().cpu()
                 self.summary |= solver_metrics(side, solution)
-        found = {name: value for name, value in self.summary.items() if name != "spectral_radius"}
+        found = {name: value for name, value in self.summary.items() if name not in MEASURED}
         pl_module.log_dict({f"solver/{name}": value for name, value in found.items()})
 
     def _check_residual(self, trainer: pl.Trainer) -> None:
@@ -122,10 +123,12 @@ class SolverMonitor(Callback):
         assert neck is not None
         with trainer.precision_plugin.forward_context():
             radius = float(neck.spectral_radius(features, self.spectral_products).median())
-        self.summary["spectral_radius"] = radius
+        # What takes k applications to arrive is damped by about radius^k: their sum is that of 1 / (1 - radius).
+        measured = {"spectral_radius": radius} | ({"effective_depth": 1 / (1 - radius)} if radius < 1 else {})
+        self.summary = {k: v for k, v in self.summary.items() if k not in MEASURED} | measured
         # Not `log`: that would repeat the value in every row until the epoch ends. Rows are numbered from 0.
         for logger in trainer.loggers:
-            logger.log_metrics({"solver/spectral_radius": radius}, step=self._measured_at - 1)
+            logger.log_metrics({f"solver/{k}": v for k, v in measured.items()}, step=self._measured_at - 1)
         if radius > 1 and not isinstance(neck.solver, Unroll):
             self._warn(trainer, f"G does not contract: its spectral radius at the fixed point is {radius:.2f}")
 

@@ -1,0 +1,197 @@
+"""Write an exported detector in one of the formats, and check the file before it gets its name."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import warnings
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+import ifpn
+from ifpn.errors import ConfigError
+from ifpn.export.graph import ExportedDetector
+from ifpn.layers.deform import DeformableConv, ModulatedDeformConv2d
+from ifpn.necks import MDEQNeck
+from ifpn.necks.implicit import EquilibriumNeck
+from ifpn.solvers import Unroll
+
+FACTS = ("class_names", "category_ids", "score_threshold", "data")
+OUTPUTS = ("boxes", "scores", "labels", "count")
+LAYOUT = "uint8, (batch, 3, height, width), RGB"
+LICENCE = (
+    "Weights: as their training data and the backbone's weights allow; ifpn itself is Apache 2.0. "
+    "Fill in the licence of your data before you pass this file on."
+)
+OPSET = 17
+
+
+def export(
+    detector: nn.Module,
+    facts: Mapping[str, Any],
+    path: Path,
+    *,
+    form: str,
+    evals: int,
+    height: int,
+    width: int,
+    batch: int,
+    dynamic: bool,
+) -> dict[str, str]:
+    """Write `path` and return the metadata that it carries.
+
+    Args:
+        detector: a loaded detector, on the CPU; it is left as it is.
+        facts: `class_names`, `category_ids`, `score_threshold`, and `data`, the node of the data set or None.
+        path: the file to write.
+        form: one of `FORMATS`.
+        evals: applications of G of an equilibrium neck; ignored by others.
+        height: of the images that the graph is recorded with, in pixels.
+        width: the same.
+        batch: images at a time.
+        dynamic: whether the file takes images of any size (and any batch, but for Faster R-CNN).
+
+    Raises:
+        ConfigError: a detector or a combination that cannot be exported, or a missing package.
+    """
+    check_exportable(detector, form, dynamic)
+    graph = ExportedDetector(detector, evals)
+    example = torch.randint(
+        0, 256, (batch, 3, height, width), dtype=torch.uint8, generator=torch.Generator().manual_seed(0)
+    )
+    metadata = describe(detector, facts, evals, example, dynamic)
+    beside = path.with_name(f".{path.name}.partial")
+    try:
+        with torch.no_grad(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # the tracer's, about Python values that are constants on purpose
+            FORMATS[form](graph, example, beside, dynamic, metadata)
+        beside.replace(path)
+    finally:
+        beside.unlink(missing_ok=True)
+    return metadata
+
+
+def check_exportable(detector: nn.Module, form: str, dynamic: bool) -> None:
+    """Refuse what no format can hold.
+
+    Raises:
+        ConfigError: the reason, and what can be done.
+    """
+    if form not in FORMATS:
+        raise ConfigError(f"format={form}: must be one of {', '.join(FORMATS)}.")
+    if any(isinstance(part, DeformableConv | ModulatedDeformConv2d) for part in detector.modules()):
+        raise ConfigError("a detector with deformable convolutions cannot be exported: no format has the operation.")
+    if any(isinstance(part, MDEQNeck) for part in detector.modules()):
+        raise ConfigError("neck=mdeq cannot be exported: must be implicit, unroll, stack, fpn, pafpn or none.")
+    if form == "torch_export" and dynamic:
+        raise ConfigError(
+            "format=torch_export dynamic=true: must be dynamic=false; onnx and torchscript take any size."
+        )
+
+
+def describe(
+    detector: nn.Module, facts: Mapping[str, Any], evals: int, example: Tensor, dynamic: bool
+) -> dict[str, str]:
+    """What a reader of the file needs to know, as texts."""
+    neck = next((m for m in detector.modules() if isinstance(m, EquilibriumNeck)), None)
+    return {
+        "ifpn": ifpn.__version__,
+        **{name: json.dumps(facts.get(name), default=str) for name in FACTS},
+        "input": LAYOUT,
+        "size": json.dumps({"recorded": list(example.shape), "dynamic": dynamic}),
+        "evals": json.dumps(None if neck is None else evals),
+        "licence": LICENCE,
+    }
+
+
+def applications(detector: nn.Module, asked: int | None) -> int:
+    """Applications of G in the file: as asked; else the unrolled steps, or 2 for an equilibrium.
+
+    Raises:
+        ConfigError: a number for a neck that solves nothing, or that has its own.
+    """
+    neck = next((m for m in detector.modules() if isinstance(m, EquilibriumNeck)), None)
+    if neck is None:
+        if asked is not None:
+            raise ConfigError(f"test_evals={asked}: this detector's neck solves no fixed point; leave it out.")
+        return 0
+    if isinstance(neck.solver, Unroll):
+        if asked not in (None, neck.solver.steps):
+            raise ConfigError(
+                f"test_evals={asked}: must be {neck.solver.steps}, the steps that this neck was unrolled for."
+            )
+        return neck.solver.steps
+    return 2 if asked is None else asked
+
+
+def needed(package: str) -> Any:
+    """Import an optional package.
+
+    Raises:
+        ConfigError: it is not installed.
+    """
+    try:
+        return importlib.import_module(package)
+    except ModuleNotFoundError as error:
+        raise ConfigError(f"this needs the package {package}: pip install 'ifpn[export]'.") from error
+
+
+def _onnx(graph: ExportedDetector, example: Tensor, path: Path, dynamic: bool, metadata: Mapping[str, str]) -> None:
+    onnx = needed("onnx")
+    needed("onnxruntime")
+    axes = {"images": {0: "batch", 2: "height", 3: "width"}, **{name: {0: "batch"} for name in OUTPUTS}}
+    torch.onnx.export(
+        graph,
+        (example,),
+        str(path),
+        dynamo=False,
+        opset_version=OPSET,
+        input_names=["images"],
+        output_names=list(OUTPUTS),
+        dynamic_axes=axes if dynamic else None,
+    )
+    model = onnx.load(str(path))
+    onnx.helper.set_model_props(model, dict(metadata))
+    onnx.checker.check_model(model)
+    onnx.save(model, str(path))
+
+
+def _torchscript(
+    graph: ExportedDetector, example: Tensor, path: Path, dynamic: bool, metadata: Mapping[str, str]
+) -> None:
+    del dynamic  # a trace takes any size
+    traced = torch.jit.trace(graph, (example,), check_trace=False)  # type: ignore[no-untyped-call]
+    torch.jit.save(traced, str(path), _extra_files={"metadata.json": json.dumps(dict(metadata)).encode()})
+
+
+def _torch_export(
+    graph: ExportedDetector, example: Tensor, path: Path, dynamic: bool, metadata: Mapping[str, str]
+) -> None:
+    del dynamic  # refused before
+    program = torch.export.export(graph, (example,), strict=False)
+    torch.export.save(program, str(path), extra_files={"metadata.json": json.dumps(dict(metadata))})
+
+
+def _openvino(graph: ExportedDetector, example: Tensor, path: Path, dynamic: bool, metadata: Mapping[str, str]) -> None:
+    openvino = needed("openvino")
+    onnx_file = path.with_suffix(".onnx")
+    try:
+        _onnx(graph, example, onnx_file, dynamic, metadata)
+        model = openvino.convert_model(str(onnx_file))
+        openvino.save_model(model, str(path), compress_to_fp16=False)
+    finally:
+        onnx_file.unlink(missing_ok=True)
+
+
+Writer = Callable[[ExportedDetector, Tensor, Path, bool, Mapping[str, str]], None]
+FORMATS: dict[str, Writer] = {
+    "onnx": _onnx,
+    "torchscript": _torchscript,
+    "torch_export": _torch_export,
+    "openvino": _openvino,
+}
+SUFFIXES = {"onnx": ".onnx", "torchscript": ".torchscript", "torch_export": ".pt2", "openvino": ".xml"}

@@ -1,0 +1,205 @@
+"""An exported file finds what the detector finds, at sizes and batches that it was not recorded with."""
+
+from __future__ import annotations
+
+import json
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hydra import compose, initialize_config_dir
+from omegaconf import DictConfig, OmegaConf
+from torch import Tensor, nn
+
+from ifpn.config.build import build_detector
+from ifpn.config.paths import CONF
+from ifpn.errors import ConfigError
+from ifpn.export import export
+from ifpn.export.write import applications, check_exportable
+from ifpn.necks.implicit import EquilibriumNeck
+from ifpn.predictor import Predictor, load
+from ifpn.solvers import Unroll
+
+PIXELS, SCORES = 0.01, 1e-4  # the bars of the export: float32 in another order of summation
+SMALL = (
+    "backbone=resnet18",
+    "backbone.weights=none",
+    "image.min_size=[64]",
+    "image.max_size=112",
+    "neck.out_channels=16",
+)
+
+
+def detector(*overrides: str) -> Predictor:
+    """A random detector of three classes that finds dozens of boxes in noise."""
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        cfg = compose("train", overrides=[*SMALL, "run_dir=x", *overrides])
+    resolved = OmegaConf.create(OmegaConf.to_container(cfg, resolve=True))
+    assert isinstance(resolved, DictConfig)
+    torch.manual_seed(0)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        built = build_detector(resolved, 3).eval()
+    predictor = Predictor(built, ["a", "b", "c"], [1, 5, 7], {"data": None}, torch.device("cpu"))
+    classifiers = [part for name, part in built.named_modules() if name.endswith((".cls", "cls_score", "cls_logits"))]
+    for std in (0.5, 8.0, 128.0, 8000.0):  # as large as the features of this detector need it
+        for part in classifiers:
+            if isinstance(part, nn.Conv2d | nn.Linear):
+                nn.init.normal_(part.weight, std=std)
+        if len(predictor(noise(1, 72, 96)[0])) > 20:
+            break
+    return predictor
+
+
+def iterated(predictor: Predictor, evals: int) -> Predictor:
+    """The same detector whose equilibrium is `evals` applications of G."""
+    for part in predictor.detector.modules():
+        if isinstance(part, EquilibriumNeck):
+            part.solver = Unroll(evals)
+    return predictor
+
+
+def noise(count: int, height: int, width: int) -> list[Tensor]:
+    generator = torch.Generator().manual_seed(height + width)
+    return [torch.randint(0, 256, (3, height, width), dtype=torch.uint8, generator=generator) for _ in range(count)]
+
+
+def written(predictor: Predictor, path: Path, form: str = "onnx", *, dynamic: bool = True, batch: int = 1) -> Path:
+    facts = {"class_names": predictor.class_names, "category_ids": predictor.category_ids, "score_threshold": 0.0}
+    kind = {"form": form, "evals": 2, "height": 72, "width": 96, "batch": batch, "dynamic": dynamic}
+    export(predictor.detector, facts, path, **kind)  # type: ignore[arg-type]
+    return path
+
+
+def assert_same(found: list[np.ndarray], predictor: Predictor, images: list[Tensor]) -> None:
+    """Every image's detections are eager mode's; neighbours of the threshold and ties may differ, two at most."""
+    total = 0
+    for i, image in enumerate(images):
+        eager = predictor(image, score_threshold=0.0)
+        boxes, scores, labels = (part[i][: int(found[3][i])] for part in found[:3])
+        total += len(eager)
+        partner = [
+            any(
+                label == b.label and abs(score - b.score) < SCORES and np.abs(box - np.array(b.box)).max() < PIXELS
+                for box, score, label in zip(boxes, scores, labels, strict=True)
+            )
+            for b in eager
+        ]
+        assert partner.count(False) + abs(len(boxes) - len(eager)) <= 2
+    assert total > 5 * len(images)
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ("detector=autoassign", "neck=implicit", "csc=pyramid", "stabilise=true"),
+        ("detector=atss", "neck=fpn"),
+        ("detector=retina", "neck=stack", "csc=dense", "neck.repeats=1", "neck.inject=true", "stabilise=true"),
+        ("detector=faster_rcnn", "neck=implicit", "csc=none", "stabilise=true"),
+    ],
+    ids=" ".join,
+)
+def test_onnx_files_take_any_size(overrides: tuple[str, ...], tmp_path: Path) -> None:
+    predictor = iterated(detector(*overrides), 2)
+    file = load(written(predictor, tmp_path / "model.onnx"), score_threshold=0.0)
+    session = file.detector.session  # type: ignore[union-attr]
+    batch = 1 if "faster_rcnn" in overrides[0] else 2
+    for height, width in ((72, 96), (90, 53)):
+        images = noise(batch, height, width)
+        assert_same(session.run(None, {"images": torch.stack(images).numpy()}), predictor, images)
+    assert file.class_names == predictor.class_names
+    assert file.category_ids == [1, 5, 7]
+    alone = file(images[0])
+    assert len(alone) == len(predictor(images[0], score_threshold=0.0))
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ("detector=fcos", "neck=implicit", "csc=bifpn", "stabilise=true"),
+        ("detector=atss", "neck=implicit", "csc=nasfpn", "stabilise=true"),
+    ],
+    ids=" ".join,
+)
+def test_onnx_files_of_one_size(overrides: tuple[str, ...], tmp_path: Path) -> None:
+    predictor = iterated(detector(*overrides), 2)
+    file = load(written(predictor, tmp_path / "model.onnx", dynamic=False, batch=2), score_threshold=0.0)
+    images = noise(2, 72, 96)
+    found = file.detector.session.run(None, {"images": torch.stack(images).numpy()})  # type: ignore[union-attr]
+    assert_same(found, predictor, images)
+    with pytest.raises(ConfigError, match="takes 96 x 72 only"):
+        file(noise(1, 80, 80)[0])
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit:FutureWarning")  # torch means to drop the format; users have it
+def test_torchscript_and_torch_export_hold_the_same(tmp_path: Path) -> None:
+    predictor = iterated(detector("detector=autoassign", "neck=implicit", "stabilise=true"), 2)
+    script = torch.jit.load(str(written(predictor, tmp_path / "model.pt", "torchscript")))
+    images = noise(2, 90, 53)
+    assert_same([part.numpy() for part in script(torch.stack(images))], predictor, images)
+    program = torch.export.load(written(predictor, tmp_path / "model.pt2", "torch_export", dynamic=False))
+    images = noise(1, 72, 96)
+    assert_same([part.numpy() for part in program.module()(torch.stack(images))], predictor, images)
+
+
+def test_the_detector_is_left_as_it_was(tmp_path: Path) -> None:
+    predictor = iterated(detector("detector=atss", "neck=implicit", "stabilise=true"), 2)
+    before = {name: value.clone() for name, value in predictor.detector.state_dict().items()}
+    image = noise(1, 72, 96)[0]
+    found = predictor(image).boxes
+    written(predictor, tmp_path / "model.onnx")
+    after = predictor.detector.state_dict()
+    assert before.keys() == after.keys()
+    assert all(torch.equal(before[name], after[name]) for name in before)
+    assert torch.equal(predictor(image).boxes, found)
+    assert [f.name for f in tmp_path.iterdir()] == ["model.onnx"]
+
+
+def test_what_cannot_be_exported_is_refused() -> None:
+    with pytest.raises(ConfigError, match="deformable"):
+        check_exportable(detector("detector=atss", "neck=implicit", "csc.deform=true").detector, "onnx", True)
+    with pytest.raises(ConfigError, match="neck=mdeq"):
+        check_exportable(detector("detector=atss", "neck=mdeq").detector, "onnx", True)
+    fpn = detector("detector=atss", "neck=fpn").detector
+    with pytest.raises(ConfigError, match="format=tflite: must be one of onnx"):
+        check_exportable(fpn, "tflite", True)
+    with pytest.raises(ConfigError, match="dynamic=false"):
+        check_exportable(fpn, "torch_export", True)
+    with pytest.raises(ConfigError, match="solves no fixed point"):
+        applications(fpn, 3)
+    unrolled = iterated(detector("detector=atss", "neck=implicit"), 4).detector
+    assert applications(unrolled, None) == 4
+    with pytest.raises(ConfigError, match="must be 4"):
+        applications(unrolled, 2)
+
+
+def test_foreign_and_damaged_files_are_refused(tmp_path: Path) -> None:
+    onnx = pytest.importorskip("onnx", reason="the extra 'export'")
+    (tmp_path / "broken.onnx").write_bytes(b"\x08\x08" * 50)
+    with pytest.raises(ConfigError, match="cannot be read by onnxruntime"):
+        load(tmp_path / "broken.onnx")
+    with pytest.raises(ConfigError, match="there is no such file"):
+        load(tmp_path / "none.onnx")
+    value = onnx.helper.make_tensor_value_info
+    node = onnx.helper.make_node("Identity", ["x"], ["y"])
+    ends = [value("x", 1, [1])], [value("y", 1, [1])]
+    model = onnx.helper.make_model(onnx.helper.make_graph([node], "g", *ends), ir_version=9)
+    model.opset_import[0].version = 17
+    onnx.save(model, tmp_path / "foreign.onnx")
+    with pytest.raises(ConfigError, match="is no detector that ifpn exported"):
+        load(tmp_path / "foreign.onnx")
+
+
+def test_metadata_of_strangers_is_not_believed(tmp_path: Path) -> None:
+    onnx = pytest.importorskip("onnx", reason="the extra 'export'")
+    path = written(iterated(detector("detector=atss", "neck=none"), 2), tmp_path / "model.onnx")
+    model = onnx.load(path)
+    told = {entry.key: entry.value for entry in model.metadata_props}
+    for changes in ({"class_names": "[1, 2]"}, {"category_ids": "[1]"}, {"data": "["}, {"class_names": "{}"}):
+        onnx.helper.set_model_props(model, {**told, **changes})
+        onnx.save(model, tmp_path / "changed.onnx")
+        with pytest.raises(ConfigError, match="metadata"):
+            load(tmp_path / "changed.onnx")
+    assert json.loads(told["evals"]) is None
