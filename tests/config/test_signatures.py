@@ -14,11 +14,11 @@ from ifpn.config.checks import signature
 from ifpn.config.foreign import foreign_signature
 from tests.config.composing import composed, option_nodes
 
-GROUPS = ("csc", "solver", "neck", "schedule", "data", "trainer", "logger", "callbacks")
+GROUPS = ("backbone", "csc", "solver", "neck", "detector", "schedule", "data", "trainer", "logger", "callbacks")
 # What one part of a detector learns from another when it is built.
 GIVEN = {
     *("channels", "num_levels", "in_channels_list", "extra_blocks", "extra_levels", "norm_layer"),
-    *("body", "num_classes", "transform"),
+    *("body", "num_classes", "transform", "backbone", "neck", "strides", "anchors_per_cell", "box_coder", "coding"),
 }
 # Presets of one class differ from its defaults, which are those of solver=anderson and of a network without deformable
 # kernels.
