@@ -188,8 +188,8 @@ def check_buildable(cfg: DictConfig) -> None:
     """Build the detector without memory or weights: what only its parts know of each other comes to light here.
 
     Raises:
-        ConfigError: a part refuses its settings beside the others'; the message begins with the setting's path.
-        WeightsError: `backbone.weights` names a file that cannot be read.
+        ConfigError: a part refuses its settings beside the others', or `backbone.weights` is a file that cannot be
+            read; the message begins with the setting's path.
     """
     import torch
 
@@ -197,7 +197,8 @@ def check_buildable(cfg: DictConfig) -> None:
     from ifpn.config.build import build_detector, naming_settings
 
     if cfg.backbone.get("weights") not in ("imagenet", "none", FROM_CHECKPOINT):
-        read_state(cfg.backbone.weights)
+        with naming_settings({"backbone": cfg.backbone}):
+            read_state(cfg.backbone.weights)
     empty = OmegaConf.merge(cfg, {"backbone": {"weights": FROM_CHECKPOINT}, "compile": False})
     assert isinstance(empty, DictConfig)
     nodes = {part: cfg[part] for part in ("csc", "solver", "neck", "detector", "backbone") if cfg.get(part)}
