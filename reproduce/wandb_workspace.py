@@ -56,12 +56,16 @@ SPECIFICATION = (
         ),
     ),
     Section("Training", (Panel("lines", "loss", ("train/loss",)),)),
-    Section("Pictures", (Panel("pictures", "of each run", ("run/samples", "run/curves", "run/convergence")),)),
+    Section(
+        "Pictures", (Panel("pictures", "of each run", ("val/boxes", "run/samples", "run/curves", "run/convergence")),)
+    ),
     Section(
         "Tables",
         (
             Panel("table", "the twelve numbers", ("run/summary",)),
             Panel("table", "per class", ("run/per_class",)),
+            Panel("table", "precision and recall", ("run/precision_recall",)),
+            Panel("table", "which class is taken for which", ("run/confusion",)),
         ),
     ),
 )

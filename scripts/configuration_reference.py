@@ -6,18 +6,16 @@ from the signature of the class that a `_target_` names.
 
 from __future__ import annotations
 
-import inspect
 import re
-import types
-import typing
 from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
-from typing import Any
 
 import yaml
 
+from ifpn.bounds import describe, hints
+from ifpn.config.foreign import SETTINGS, foreign_signature
 from ifpn.config.paths import CONF
 
 COMMANDS = ("train", "evaluate", "predict", "report")
@@ -163,32 +161,18 @@ def _head(text: str) -> Iterator[str]:
 
 
 def allowed(setting: Setting) -> str:
-    """Say which values a setting takes, from the annotation of the argument; "" where it is not known."""
-    if setting.target is None or not setting.target.startswith("ifpn."):
-        return ""
-    module, _, name = setting.target.rpartition(".")
-    found = getattr(import_module(module), name)
-    called = found.__init__ if inspect.isclass(found) else found
-    try:
-        hints = typing.get_type_hints(called, include_extras=True)
-    except NameError:  # a name that is imported for type checkers only
-        return ""
-    return _words(hints[setting.name]) if setting.name in hints else ""
-
-
-def _words(annotation: Any) -> str:
-    """An annotation in words: `int, >= 1`, `true, false`, the options of a Literal."""
-    origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
-    if origin is typing.Annotated:
-        return ", ".join([_words(arguments[0]), *(str(bound) for bound in arguments[1:])])
-    if origin is typing.Literal:
-        return ", ".join(str(option) for option in arguments)
-    if origin in (typing.Union, types.UnionType):
-        words = [_words(argument) for argument in arguments]
-        return " or ".join(words) if all(words) else ""
-    return {bool: "true, false", int: "whole number", float: "number", str: "text", type(None): "null"}.get(
-        annotation, "list" if inspect.isclass(origin) and issubclass(origin, typing.Sequence) else ""
-    )
+    """Say which values a setting takes, in the words of its refusal; "" where it is not known."""
+    if setting.target is None:
+        return describe(SETTINGS[setting.path]) if setting.path in SETTINGS else ""
+    if not setting.target.startswith("ifpn."):
+        found = foreign_signature(setting.target)
+    else:
+        module, _, name = setting.target.rpartition(".")
+        try:
+            found = hints(getattr(import_module(module), name))
+        except NameError:  # a name that is imported for type checkers only
+            return ""
+    return describe(found[setting.name]) if setting.name in found else ""
 
 
 def _code(text: str) -> str:

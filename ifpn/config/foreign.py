@@ -82,7 +82,7 @@ SETTINGS: Mapping[str, Any] = {
     "source": str,
     "device": str,
     "on_bad_image": Literal["skip", "refuse"],
-    "score_threshold": Probability,
+    "score_threshold": Annotated[float | None, Ge(0), Le(1)],
     "confusion.iou_threshold": Annotated[float, Gt(0), Le(1)],
     "confusion.score_threshold": Probability,
 }

@@ -9,9 +9,12 @@ from __future__ import annotations
 import csv
 import io
 import logging
+import os
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import numpy as np
 from lightning_fabric.loggers.logger import rank_zero_experiment
@@ -20,7 +23,10 @@ from pytorch_lightning.loggers import CSVLogger, Logger, TensorBoardLogger, Wand
 from pytorch_lightning.loggers.csv_logs import ExperimentWriter
 
 from ifpn.errors import ConfigError
+from ifpn.runs.checkpoint import read_checkpoint
+from ifpn.runs.export import export
 from ifpn.runs.files import replacing, write_error
+from ifpn.runs.folder import EXPORT, LAST, METRICS
 
 log = logging.getLogger(__name__)
 
@@ -110,16 +116,119 @@ def _replace(path: Path, names: Sequence[str], rows: Iterable[dict[str, Any]]) -
 
 
 class WandbRun(WandbLogger):
-    """Lightning's logger, closed at the end of a training.
+    """Lightning's logger: one run per run folder, named by what was asked for, closed at the end of a training.
 
-    Left open, a run would take in the next row of a sweep: Lightning's logger joins whatever run it finds.
+    The id of the run is kept in `<save_dir>/wandb/run_id`, so that a resumed training goes on in the same run, offline
+    too: `wandb sync` puts the parts together. An agent of `wandb sweep` gives its own id.
+
+    Args:
+        save_dir: the run folder.
+        settings: what was asked for, `csc=dense,seed=1`; the run is named after it where `name` is not given.
+        choices: group: option; plain columns `choices.…` of the configuration.
+        log_model: upload `<save_dir>/export` as an artifact with the alias `best`, and last.ckpt, exported, as `last`.
+        group, job_type, tags: of a row of an experiment; a run without a group has none of them.
+        options: Lightning's, and those of `wandb.init`.
     """
 
+    def __init__(
+        self,
+        save_dir: str,
+        settings: str = "",
+        choices: Mapping[str, str | None] | None = None,
+        log_model: bool = False,
+        group: str | None = None,
+        job_type: str | None = None,
+        tags: Sequence[str] | None = None,
+        **options: Any,
+    ) -> None:
+        self.folder, self.choices, self.upload = Path(save_dir), dict(choices or {}), log_model
+        self.best: float | None = None
+        options["name"] = options.get("name") or short_name(settings) or self.folder.name
+        row: dict[str, Any] = {"group": group, "job_type": job_type, "tags": list(tags or [])} if group else {}
+        options.setdefault("id", run_id(self.folder))
+        if options.get("offline"):
+            options.setdefault("resume", None)  # the sync does it
+        super().__init__(save_dir=save_dir, **row, **options)
+
+    @property
+    @rank_zero_experiment
+    def experiment(self) -> Any:
+        """The run; made, and its id written down, when it is first asked for."""
+        if self._experiment is None:
+            kept = self.folder / _RUN_ID
+            kept.parent.mkdir(parents=True, exist_ok=True)
+            kept.write_text(f"{self._wandb_init['id']}\n")
+            run: Any = super().experiment
+            if self.choices:
+                run.config.update({"choices": self.choices}, allow_val_change=True)
+        return self._experiment
+
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        """Add `val/best_AP`, the best of all validations, also of those before a resume: what runs are sorted by."""
+        if "val/AP" in metrics:
+            before = self.best if self.best is not None else _best_on_disk(self.folder / METRICS)
+            self.best = max(before, float(metrics["val/AP"]))
+            metrics = {**metrics, "val/best_AP": self.best}
+        super().log_metrics(metrics, step)
+
     def finalize(self, status: str) -> None:
+        """Upload the export, if asked to. Left open, a run would take in the next row of a sweep."""
         super().finalize(status)
         if self._experiment is not None:
+            if self.upload and status == "success":
+                self._log_export()
             self._experiment.finish(exit_code=0 if status == "success" else 1)
             self._experiment = None
+
+    def _log_export(self) -> None:
+        import wandb
+
+        last = self.folder / "wandb" / "last"
+        if (self.folder / LAST).is_file():
+            export(read_checkpoint(self.folder / LAST), last)
+        for alias, folder in (("last", last), ("best", self.folder / EXPORT)):
+            if folder.is_dir():
+                artifact = wandb.Artifact(f"detector-{self._wandb_init['id']}", type="model")
+                # Not copied: an offline run is synced from this folder.
+                artifact.add_dir(str(folder), policy="immutable")
+                self.experiment.log_artifact(artifact, aliases=[alias])
+
+
+_RUN_ID = Path("wandb", "run_id")
+# Where and how a run computes, and what its group says already.
+_UNNAMED = ("logger", "trainer", "callbacks", "experiment", "run_dir", "ckpt", "data.root", "data.num_workers")
+
+
+def _best_on_disk(path: Path) -> float:
+    rows = _read(path)[1] if path.is_file() else []
+    return max((float(row["val/AP"]) for row in rows if row.get("val/AP")), default=-1.0)  # COCO's: nothing to find
+
+
+def run_id(folder: Path) -> str:
+    """The id of the agent's run, or of the run in `folder`, or a new one: eight letters and digits."""
+    kept = folder / _RUN_ID
+    return os.environ.get("WANDB_RUN_ID") or (kept.read_text().strip() if kept.is_file() else "") or uuid4().hex[:8]
+
+
+def short_name(settings: str) -> str:
+    """`csc=dense,solver.train_evals=5,logger=wandb` as `dense,train_evals=5`."""
+    words = []
+    for setting in re.split(r",(?=[+~]*[\w./@]+=)", settings):
+        key, _, value = setting.partition("=")
+        key = key.lstrip("+~")
+        if key and not any(key == one or key.startswith(f"{one}.") for one in _UNNAMED):
+            # A choice of a group speaks for itself; a number does not.
+            words.append(
+                value if re.fullmatch(r"[a-z]+", key) and not _NUMBER.fullmatch(value) else f"{_last(key)}={value}"
+            )
+    return ",".join(words)
+
+
+_NUMBER = re.compile(r"[\d.eE+-]+|true|false|null")
+
+
+def _last(key: str) -> str:
+    return key.rpartition(".")[2]
 
 
 def log_pictures(loggers: Iterable[Logger], pictures: Sequence[Path], step: int) -> None:

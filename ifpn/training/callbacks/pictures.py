@@ -20,6 +20,7 @@ from ifpn.plots.samples import draw_batch, draw_samples
 from ifpn.runs.folder import BATCH, CONFUSION, OPERATING, PRECISION_RECALL, PREDICTIONS, SAMPLES
 from ifpn.training.loggers import log_pictures
 from ifpn.training.module import DetectionModule
+from ifpn.training.wandb_media import log_boxes, log_evaluation
 
 
 @check
@@ -93,6 +94,7 @@ class Pictures(Callback):
         self._draw_samples(trainer, pl_module, folder / SAMPLES)
         drawn = [folder / name for name in (SAMPLES, PRECISION_RECALL, OPERATING, CONFUSION)]
         log_pictures(trainer.loggers, drawn, step=trainer.global_step)
+        log_evaluation(trainer.loggers, pl_module.result, matrix, trainer.global_step)
 
     def _draw_samples(self, trainer: pl.Trainer, module: DetectionModule, path: Path) -> None:
         dataset = trainer.datamodule.val_dataset  # type: ignore[attr-defined]
@@ -106,6 +108,7 @@ class Pictures(Callback):
         module.detector.train(was_training)
         names: Sequence[str] = module.metadata["class_names"]
         draw_samples(images, truths, found, names, path, score_threshold=self.score_threshold)
+        log_boxes(trainer.loggers, images, truths, found, names, trainer.global_step)
 
 
 def _detected(module: DetectionModule, image: Tensor) -> dict[str, Tensor]:
