@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from ifpn.backbones.checkpointing import run
-from ifpn.backbones.frozen import freeze_norms, freeze_stages
+from ifpn.backbones.frozen import FrozenStages, freeze_norms, freeze_stages
 from ifpn.backbones.weights import State, load_weights
 from ifpn.errors import WeightsError
 
@@ -67,7 +67,7 @@ class EfficientNetLite(nn.Module):
         self,
         version: Literal[0, 1, 2],
         weights: str,
-        frozen_stages: int,
+        frozen_stages: FrozenStages,
         frozen_norm: bool,
         checkpointing: bool = False,
     ) -> None:
@@ -152,21 +152,21 @@ def timm_names(state: State, stage_lengths: list[int]) -> State:
 
 
 def efficientnet_lite0(
-    weights: str, frozen_stages: int, frozen_norm: bool, checkpointing: bool = False
+    weights: str, frozen_stages: FrozenStages, frozen_norm: bool, checkpointing: bool = False
 ) -> EfficientNetLite:
     """EfficientNet-Lite0, c2..c5 with 24, 40, 112, 320 channels. Arguments as `EfficientNetLite`."""
     return EfficientNetLite(0, weights, frozen_stages, frozen_norm, checkpointing)
 
 
 def efficientnet_lite1(
-    weights: str, frozen_stages: int, frozen_norm: bool, checkpointing: bool = False
+    weights: str, frozen_stages: FrozenStages, frozen_norm: bool, checkpointing: bool = False
 ) -> EfficientNetLite:
     """EfficientNet-Lite1, c2..c5 with 24, 40, 112, 320 channels. Arguments as `EfficientNetLite`."""
     return EfficientNetLite(1, weights, frozen_stages, frozen_norm, checkpointing)
 
 
 def efficientnet_lite2(
-    weights: str, frozen_stages: int, frozen_norm: bool, checkpointing: bool = False
+    weights: str, frozen_stages: FrozenStages, frozen_norm: bool, checkpointing: bool = False
 ) -> EfficientNetLite:
     """EfficientNet-Lite2, c2..c5 with 24, 48, 120, 352 channels. Arguments as `EfficientNetLite`."""
     return EfficientNetLite(2, weights, frozen_stages, frozen_norm, checkpointing)

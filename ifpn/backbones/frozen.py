@@ -1,13 +1,17 @@
 """Batch normalisation that never changes, and the freezing of whole stages."""
 
 from collections.abc import Callable, Iterable
+from typing import Annotated
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.ops import FrozenBatchNorm2d as TorchvisionFrozenBatchNorm2d
 
+from ifpn.bounds import Ge, Le
 from ifpn.errors import UserError
+
+FrozenStages = Annotated[int, Ge(0), Le(5)]  # none, the stem, the stem and c2, …
 
 
 class FrozenBatchNorm2d(TorchvisionFrozenBatchNorm2d):  # type: ignore[misc]  # torchvision ships no types

@@ -16,7 +16,7 @@ from torchvision.models.resnet import BasicBlock, Bottleneck
 from torchvision.models.resnet import ResNet as TorchvisionResNet
 
 from ifpn.backbones.checkpointing import run
-from ifpn.backbones.frozen import freeze_norms, freeze_stages
+from ifpn.backbones.frozen import FrozenStages, freeze_norms, freeze_stages
 from ifpn.backbones.weights import State, download, load_weights
 from ifpn.errors import UserError, WeightsError
 from ifpn.layers.deform import OFFSET_KEYS, deform_bottlenecks
@@ -84,7 +84,7 @@ class ResNet(nn.Module):
         self,
         variant: Variant,
         weights: str,
-        frozen_stages: int,
+        frozen_stages: FrozenStages,
         frozen_norm: bool,
         deform_stages: Sequence[str] = (),
         checkpointing: bool = False,
@@ -141,34 +141,50 @@ def _imagenet(variant: Variant) -> State:
     return download(lambda: fetch(progress=True, check_hash=True), name=variant.name, url=published.url)
 
 
-def resnet18(weights: str, frozen_stages: int, frozen_norm: bool, checkpointing: bool = False) -> ResNet:
+def resnet18(weights: str, frozen_stages: FrozenStages, frozen_norm: bool, checkpointing: bool = False) -> ResNet:
     """ResNet-18, c2..c5 with 64, 128, 256, 512 channels. Arguments as `ResNet`."""
     return ResNet(VARIANTS["resnet18"], weights, frozen_stages, frozen_norm, (), checkpointing)
 
 
 def resnet50(
-    weights: str, frozen_stages: int, frozen_norm: bool, deform_stages: Sequence[str] = (), checkpointing: bool = False
+    weights: str,
+    frozen_stages: FrozenStages,
+    frozen_norm: bool,
+    deform_stages: Sequence[str] = (),
+    checkpointing: bool = False,
 ) -> ResNet:
     """ResNet-50, c2..c5 with 256, 512, 1024, 2048 channels. Arguments as `ResNet`."""
     return ResNet(VARIANTS["resnet50"], weights, frozen_stages, frozen_norm, deform_stages, checkpointing)
 
 
 def resnet101(
-    weights: str, frozen_stages: int, frozen_norm: bool, deform_stages: Sequence[str] = (), checkpointing: bool = False
+    weights: str,
+    frozen_stages: FrozenStages,
+    frozen_norm: bool,
+    deform_stages: Sequence[str] = (),
+    checkpointing: bool = False,
 ) -> ResNet:
     """ResNet-101, c2..c5 with 256, 512, 1024, 2048 channels. Arguments as `ResNet`."""
     return ResNet(VARIANTS["resnet101"], weights, frozen_stages, frozen_norm, deform_stages, checkpointing)
 
 
 def resnext101_64x4d(
-    weights: str, frozen_stages: int, frozen_norm: bool, deform_stages: Sequence[str] = (), checkpointing: bool = False
+    weights: str,
+    frozen_stages: FrozenStages,
+    frozen_norm: bool,
+    deform_stages: Sequence[str] = (),
+    checkpointing: bool = False,
 ) -> ResNet:
     """ResNeXt-101-64x4d, c2..c5 with 256, 512, 1024, 2048 channels. Arguments as `ResNet`."""
     return ResNet(VARIANTS["resnext101_64x4d"], weights, frozen_stages, frozen_norm, deform_stages, checkpointing)
 
 
 def resnext152_32x8d(
-    weights: str, frozen_stages: int, frozen_norm: bool, deform_stages: Sequence[str] = (), checkpointing: bool = False
+    weights: str,
+    frozen_stages: FrozenStages,
+    frozen_norm: bool,
+    deform_stages: Sequence[str] = (),
+    checkpointing: bool = False,
 ) -> ResNet:
     """ResNeXt-152-32x8d (no public weights), ResNet-50 channels. Arguments as `ResNet`."""
     return ResNet(VARIANTS["resnext152_32x8d"], weights, frozen_stages, frozen_norm, deform_stages, checkpointing)

@@ -5,11 +5,13 @@ from collections import OrderedDict
 from torch import Tensor, nn
 
 from ifpn.backbones.weights import FROM_CHECKPOINT
+from ifpn.bounds import Width, check
 from ifpn.errors import WeightsError
 
 LEVELS = ("c2", "c3", "c4", "c5")
 
 
+@check
 class Stem(nn.Module):
     """Levels c2 to c5 that see 7, 15, 31 and 63 pixels: a 3x3 convolution of stride 2 doubles the field, plus one.
 
@@ -26,7 +28,7 @@ class Stem(nn.Module):
     image_mean = (0.5, 0.5, 0.5)
     image_std = (0.25, 0.25, 0.25)
 
-    def __init__(self, channels: int = 16, weights: str = "none") -> None:
+    def __init__(self, channels: Width = 16, weights: str = "none") -> None:
         super().__init__()
         if weights not in ("none", FROM_CHECKPOINT):
             raise WeightsError(f"backbone.weights={weights}: must be none. Nobody has trained a backbone=stem.")

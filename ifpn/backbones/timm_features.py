@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ifpn.backbones.checkpointing import run
-from ifpn.backbones.frozen import freeze_norms, set_requires_grad
+from ifpn.backbones.frozen import FrozenStages, freeze_norms, set_requires_grad
 from ifpn.backbones.weights import State, load_weights
 from ifpn.errors import UserError, WeightsError
 
@@ -36,7 +36,7 @@ class TimmBackbone(nn.Module):
     compile_dynamic = False  # networks whose padding depends on the size cannot be traced for all sizes
 
     def __init__(
-        self, name: str, weights: str, frozen_stages: int, frozen_norm: bool, checkpointing: bool = False
+        self, name: str, weights: str, frozen_stages: FrozenStages, frozen_norm: bool, checkpointing: bool = False
     ) -> None:
         super().__init__()
         if frozen_stages not in (0, 2, 3, 4, 5) or isinstance(frozen_stages, bool):

@@ -4,24 +4,26 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import hydra
-import hydra._internal.hydra
-from hydra._internal.callbacks import Callbacks
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from ifpn.cli import hydra_guard
 from ifpn.cli.messages import format_error
 from ifpn.cli.quoting import expand_seeds, quote_paths
+from ifpn.config.expansion import check_interpolations
 from ifpn.config.paths import CONF
 from ifpn.errors import ConfigError, UserError
+from ifpn.runs.folder import LOCK
 
 # For developers: tracebacks instead of sentences.
 TRACEBACK_SWITCH = "IFPN_TRACEBACK"
@@ -53,8 +55,9 @@ def command(config_name: str) -> Callable[[Callable[[DictConfig], None]], Callab
         def run() -> None:
             # Hydra then lets its exceptions through, so that they can be told in our words.
             os.environ["HYDRA_FULL_ERROR"] = "1"
-            setattr(hydra._internal.hydra, "Callbacks", CheckedCallbacks)  # noqa: B010  # not exported, so mypy cannot know it
+            hydra_guard.install()
             with reporting_user_errors():
+                hydra_guard.check_arguments(sys.argv[1:])
                 sys.argv[1:] = quote_paths(expand_seeds(expand_jobs_flag(sys.argv[1:])))
                 composed()
                 if failed:
@@ -70,6 +73,9 @@ def reporting_user_errors() -> Iterator[None]:
     """Print what a user can mend as one paragraph on stderr and exit with status 2; let everything else through."""
     try:
         yield
+    except KeyboardInterrupt:
+        print("interrupted before there was anything to keep", file=sys.stderr)
+        sys.exit(128 + signal.SIGINT)
     except USER_ERRORS as error:
         if os.environ.get(TRACEBACK_SWITCH) == "1":
             raise
@@ -102,7 +108,7 @@ def remove_unused_folder() -> None:
     folder = Path(HydraConfig.get().runtime.output_dir)
     if folder.resolve() == Path.cwd().resolve():  # of a command that makes no folder
         return
-    if {path.name for path in folder.iterdir()} <= {"hydra"}:  # Hydra's own notes
+    if {path.name for path in folder.iterdir()} <= {"hydra", LOCK}:  # Hydra's own notes, an empty lock
         shutil.rmtree(folder, ignore_errors=True)  # the reason of the refusal must be what is told
         if folder.parent.name == "runs":
             with suppress(OSError):  # it holds other runs
@@ -118,28 +124,14 @@ def checked(cfg: DictConfig, overrides: list[str]) -> DictConfig:
     # In a sweep every job has its own folder, which only Hydra knows.
     if "run_dir" in cfg:
         cfg.run_dir = HydraConfig.get().runtime.output_dir
+    check_interpolations(OmegaConf.to_container(cfg, resolve=False))
     container = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=False)
     resolved = OmegaConf.create(container)
     assert isinstance(resolved, DictConfig)
     check_extras(choices())
-    check_targets(resolved)
+    check_targets(container)
     check_config(resolved, overrides, choices())
     return resolved
-
-
-class CheckedCallbacks(Callbacks):
-    """Hydra's own callbacks, checked first: they are built, and run, before it hands the configuration to us."""
-
-    def __init__(self, config: DictConfig | None = None) -> None:
-        from ifpn.config.allowlist import check_targets
-
-        whole = OmegaConf.create() if config is None else config
-        check_targets({"hydra.callbacks": OmegaConf.select(whole, "hydra.callbacks")})
-        for part in ("launcher", "sweeper"):
-            target = str(OmegaConf.select(whole, f"hydra.{part}._target_"))
-            if not target.startswith(("hydra_plugins.", "hydra._internal.core_plugins.", "None")):
-                raise ConfigError(f"hydra.{part}._target_={target!r} is not allowed: it must be a plugin of Hydra.")
-        super().__init__(config)
 
 
 def expand_jobs_flag(arguments: list[str]) -> list[str]:

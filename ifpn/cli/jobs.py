@@ -12,7 +12,7 @@ import yaml
 
 from ifpn.errors import ConfigError
 from ifpn.runs.files import write_text
-from ifpn.runs.folder import CONFIG, FAILED, RESULT
+from ifpn.runs.folder import CONFIG, FAILED, RESULT, completion
 from ifpn.runs.identity import config_hash
 
 
@@ -32,10 +32,8 @@ class Job:
             ConfigError: it holds a run of another configuration.
         """
         self._check_same()
-        result = self._result()
-        # Not the stored hash where the configuration is there too: of another version, it has other keys.
-        stored = config_hash(result["config"]) if isinstance(result.get("config"), dict) else result.get("config_hash")
-        return bool(result.get("complete")) and stored == config_hash(self.config)
+        done = completion(self.folder)
+        return done is not None and done["config_hash"] == config_hash(self.config)
 
     def interrupted(self) -> bool:
         """A run was started here and did not finish."""
@@ -66,11 +64,9 @@ class Job:
             return
         try:
             before = yaml.safe_load(path.read_text())
-        except yaml.YAMLError as error:
-            raise ConfigError(
-                f"{path} is not valid YAML ({error}): remove {self.folder} to run this job anew."
-            ) from error
-        if not isinstance(before, dict) or config_hash(before) != config_hash(self.config):
+        except (yaml.YAMLError, ValueError, RecursionError):
+            return  # cut off by a kill or a full disk: the job writes it again
+        if isinstance(before, dict) and config_hash(before) != config_hash(self.config):
             raise ConfigError(
                 f"{self.folder} holds a run of another configuration with the same overrides (the files in conf/ "
                 "have changed since): give another hydra.sweep.dir, or remove the folder."

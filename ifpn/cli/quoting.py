@@ -9,7 +9,7 @@ from ifpn.errors import ConfigError
 
 # Settings that hold a path. Hydra's grammar would read `~`, `(`, `,` or a space in them as syntax.
 PATHS = frozenset(
-    {"ckpt", "source", "predictions", "runs", "run_dir", "backbone.weights", "data.root"}
+    {"ckpt", "init", "source", "predictions", "runs", "run_dir", "backbone.weights", "data.root"}
     | {f"data.{split}_{what}" for split in ("train", "val") for what in ("annotations", "images")}
 )
 # What Hydra would read as a number or a switch: folders are called 2024, 1e3 or on, too.

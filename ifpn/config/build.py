@@ -63,6 +63,13 @@ def compile_parts(detector: nn.Module) -> None:
         part.compile(dynamic=getattr(part, "compile_dynamic", True))
 
 
+def without_weights(cfg: DictConfig) -> DictConfig:
+    """`cfg` for a detector that is only looked at, or filled from a checkpoint: no ImageNet weights, no compiling."""
+    from ifpn.backbones.weights import FROM_CHECKPOINT
+
+    return OmegaConf.merge(cfg, {"backbone": {"weights": FROM_CHECKPOINT}, "compile": False})  # type: ignore[return-value]
+
+
 def build_part(node: DictConfig, path: str, **given: Any) -> Any:
     """Instantiate the node at `path`.
 

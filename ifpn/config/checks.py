@@ -45,6 +45,11 @@ def check_config(cfg: DictConfig, overrides: Sequence[str], choices: Mapping[str
     if "schedule" in cfg:
         _check_schedule(cfg.schedule)
         _check_recipe(overrides)
+    wandb = (cfg.get("logger") or {}).get("wandb") or {}
+    if wandb.get("offline") and wandb.get("log_model"):
+        raise ConfigError(
+            "logger.wandb.log_model=true: must be false with logger.wandb.offline=true, which uploads nothing."
+        )
     if "image" in cfg and max(cfg.image.min_size) > cfg.image.max_size:
         raise ConfigError(
             f"image.min_size={shown(list(cfg.image.min_size))}: must be at most image.max_size={cfg.image.max_size}. "
@@ -158,9 +163,10 @@ def _check_parts_of_g(cfg: DictConfig, overrides: Sequence[str], neck: str | Non
 
 def _check_schedule(schedule: DictConfig) -> None:
     if (schedule.max_steps is None) == (schedule.max_epochs is None):
+        allowed = "a number" if schedule.max_steps is None else "null"
         raise ConfigError(
-            f"schedule.max_steps={shown(schedule.max_steps)} and schedule.max_epochs={shown(schedule.max_epochs)}: "
-            "one of the two must be a number and the other null."
+            f"schedule.max_steps={shown(schedule.max_steps)}: must be {allowed} with "
+            f"schedule.max_epochs={shown(schedule.max_epochs)}. Give one of the two, and null for the other."
         )
     milestones = schedule.curve.get("milestones")
     if milestones is not None and list(milestones) != sorted(set(milestones)):
@@ -182,8 +188,8 @@ def check_buildable(cfg: DictConfig) -> None:
     """Build the detector without memory or weights: what only its parts know of each other comes to light here.
 
     Raises:
-        ConfigError: a part refuses its settings beside the others'; the message begins with the setting's path.
-        WeightsError: `backbone.weights` names a file that cannot be read.
+        ConfigError: a part refuses its settings beside the others', or `backbone.weights` is a file that cannot be
+            read; the message begins with the setting's path.
     """
     import torch
 
@@ -191,7 +197,8 @@ def check_buildable(cfg: DictConfig) -> None:
     from ifpn.config.build import build_detector, naming_settings
 
     if cfg.backbone.get("weights") not in ("imagenet", "none", FROM_CHECKPOINT):
-        read_state(cfg.backbone.weights)
+        with naming_settings({"backbone": cfg.backbone}):
+            read_state(cfg.backbone.weights)
     empty = OmegaConf.merge(cfg, {"backbone": {"weights": FROM_CHECKPOINT}, "compile": False})
     assert isinstance(empty, DictConfig)
     nodes = {part: cfg[part] for part in ("csc", "solver", "neck", "detector", "backbone") if cfg.get(part)}

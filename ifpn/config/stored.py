@@ -12,9 +12,10 @@ from omegaconf import OmegaConf
 from torch import Tensor, nn
 from torch.nn.modules import module as hooks
 
-from ifpn.backbones.weights import FROM_CHECKPOINT, misfit
+from ifpn.backbones.weights import misfit
 from ifpn.config.allowlist import DETECTOR, check_targets, resolve, targets
-from ifpn.config.build import build_detector
+from ifpn.config.build import build_detector, without_weights
+from ifpn.config.checks import check_values
 from ifpn.errors import ConfigError
 
 # The groups that make a detector, and the other settings that `build_detector` reads.
@@ -46,6 +47,7 @@ def check_stored(config: Mapping[str, Any]) -> None:
         check_targets({part: node}, rooms)
         for path, target in targets(node, part):
             _check_public(path, target)
+        check_values(node, part)
     for part in READ:
         _check_values(config.get(part), part)
 
@@ -96,11 +98,9 @@ def rebuild_detector(config: Mapping[str, Any], num_classes: int, weights: Mappi
     Raises:
         ConfigError: the configuration describes no detector, or not the one of the weights.
     """
-    config = {**config, "compile": False}  # a few images are not worth the minute that compiling takes
     try:
         check_stored(config)
-        # Not the ImageNet weights, which the checkpoint's will replace.
-        cfg = OmegaConf.create({**config, "backbone": {**config["backbone"], "weights": FROM_CHECKPOINT}})
+        cfg = without_weights(OmegaConf.create({name: config[name] for name in READ if name in config}))
         with no_larger_than(weights):
             build_detector(cfg, num_classes)
         detector = build_detector(cfg, num_classes)

@@ -49,6 +49,7 @@ def ensure_drawn(root: str | Path, name: str, stamp: Stamp, write: Callable[[Pat
     root = Path(root).expanduser().absolute()
     if _stamp_of(root, name) == stamp:
         return root
+    _check_ours(root, name)  # before anything is written
     root.parent.mkdir(parents=True, exist_ok=True)
     with _lock(root.parent / f".{root.name}.lock"):
         if _stamp_of(root, name) != stamp:  # another process may have drawn it while this one waited
@@ -112,12 +113,16 @@ def _lock(path: Path) -> Iterator[None]:
         yield
 
 
-def _replace(root: Path, name: str, stamp: Stamp, write: Callable[[Path], None]) -> None:
+def _check_ours(root: Path, name: str) -> None:
     if root.exists() and _stamp_of(root, name) is None and (not root.is_dir() or any(root.iterdir())):
         raise UserError(
             f"data.root={root}: must be a new folder, or built-in data ({name}.json) that may be drawn anew. Train on "
             f"your own folder with data=coco data.root={root}. Nothing in it was changed."
         )
+
+
+def _replace(root: Path, name: str, stamp: Stamp, write: Callable[[Path], None]) -> None:
+    _check_ours(root, name)
     begun = time.perf_counter()
     fresh = Path(tempfile.mkdtemp(prefix=f".{root.name}.new.", dir=root.parent))
     try:

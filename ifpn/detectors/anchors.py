@@ -3,11 +3,12 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Annotated
 
 import torch
 from torch import Tensor
 
-from ifpn.errors import UserError
+from ifpn.bounds import Gt, Le, Length, check
 
 
 @dataclass(frozen=True)
@@ -33,6 +34,7 @@ class Anchors:
         return torch.cat([self.points - half, self.points + half], dim=1)
 
 
+@check
 @dataclass(frozen=True)
 class AnchorGrid:
     """Anchors for feature maps: cell (x, y) of a level of stride s is centred at (x s, y s), offset 0.
@@ -51,13 +53,11 @@ class AnchorGrid:
     """
 
     strides: tuple[int, ...]
-    scales: Sequence[float]
-    ratios: Sequence[float]
+    scales: Annotated[Sequence[Annotated[float, Gt(0), Le(1000)]], Length(1)]
+    ratios: Annotated[Sequence[Annotated[float, Gt(0), Le(1000)]], Length(1)]
 
     def __post_init__(self) -> None:
         for name, values in (("scales", self.scales), ("ratios", self.ratios)):
-            if not values or min(values) <= 0:
-                raise UserError(f"anchor {name} must be one or more positive numbers, got {list(values)}")
             object.__setattr__(self, name, tuple(values))  # frozen, and lists come from YAML
 
     @property

@@ -1,10 +1,12 @@
 """ATSS (Zhang et al. 2020): positives chosen by statistics of the candidates' overlaps."""
 
 from collections.abc import Sequence
+from typing import Annotated
 
 import torch
 from torch import Tensor, nn
 
+from ifpn.bounds import Ge, Le, Probability, Weight, check
 from ifpn.detectors.anchors import Anchors
 from ifpn.detectors.boxes import BoxCoder, iou, side_distances
 from ifpn.detectors.centerness import centerness_losses
@@ -57,6 +59,7 @@ def assign_atss(anchors: Anchors, boxes: Tensor, num_candidates: int) -> Tensor:
     return torch.where(highest >= 0, index, BACKGROUND)
 
 
+@check
 class ATSSCriterion(nn.Module):
     """Losses of ATSS.
 
@@ -76,11 +79,11 @@ class ATSSCriterion(nn.Module):
     def __init__(
         self,
         *,
-        num_candidates: int,
+        num_candidates: Annotated[int, Ge(1), Le(1000)],
         coding: BoxCoder,
-        alpha: float,
-        gamma: float,
-        box_weight: float,
+        alpha: Probability,
+        gamma: Annotated[float, Ge(0), Le(100)],
+        box_weight: Weight,
         count_empty: bool,
     ) -> None:
         super().__init__()

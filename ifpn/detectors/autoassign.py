@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 from torchvision.ops import box_iou
 
+from ifpn.bounds import Weight, check
 from ifpn.detectors.anchors import Anchors
 from ifpn.detectors.boxes import BoxCoder, LTRBCoder, giou_loss, side_distances
 from ifpn.detectors.contract import Target
@@ -66,6 +67,7 @@ def negative_exemption(overlap: Tensor, inside: Tensor, labels: Tensor, num_clas
     return torch.where(winner >= 0, scaled.gather(1, winner.clamp(min=0)), 0.0)
 
 
+@check
 class AutoAssignCriterion(nn.Module):
     """Losses of AutoAssign.
 
@@ -91,10 +93,10 @@ class AutoAssignCriterion(nn.Module):
         self,
         num_classes: int,
         *,
-        box_weight: float,
-        positive_weight: float,
-        negative_weight: float,
-        prior_weight: float,
+        box_weight: Weight,
+        positive_weight: Weight,
+        negative_weight: Weight,
+        prior_weight: Weight,
         coding: BoxCoder = DISTANCES,
     ) -> None:
         super().__init__()

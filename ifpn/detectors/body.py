@@ -3,11 +3,13 @@
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from itertools import pairwise
+from typing import Annotated
 
 import torch
 from torch import Tensor, nn
 from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
 
+from ifpn.bounds import Length, check, shown
 from ifpn.errors import UserError
 from ifpn.necks.neck import ExtraLevelsFrom
 
@@ -45,9 +47,7 @@ class BackboneWithNeck(nn.Module):
         strides = [stride for _, stride in _select(backbone, self.in_levels)]
         strides += [strides[-1] * 2**i for i in range(1, num_extra_levels + 1)]
         if any(coarse != 2 * fine for fine, coarse in pairwise(strides)):
-            raise UserError(
-                f"in_levels {list(self.in_levels)} have strides {strides}: each must be twice the one before"
-            )
+            raise UserError(f"in_levels={shown(self.in_levels)}: must have strides that double, and have {strides}.")
         self.strides = tuple(strides)
 
     @property
@@ -76,8 +76,13 @@ class BackboneWithNeck(nn.Module):
         return list(pyramid.values())
 
 
+@check
 def attach_neck(
-    backbone: nn.Module, neck: Callable[..., nn.Module], *, in_levels: Sequence[str], extra_levels: ExtraLevelsFrom
+    backbone: nn.Module,
+    neck: Callable[..., nn.Module],
+    *,
+    in_levels: Annotated[Sequence[str], Length(1)],
+    extra_levels: ExtraLevelsFrom,
 ) -> BackboneWithNeck:
     """Make the neck for the chosen levels of a backbone, and join the two.
 
@@ -91,8 +96,6 @@ def attach_neck(
     Raises:
         UserError: unknown `extra_levels`, or a level that the backbone does not have.
     """
-    if extra_levels not in ("p5", "c5", "none"):
-        raise UserError(f"extra_levels must be 'p5', 'c5' or 'none', got {extra_levels!r}")
     made = neck(
         in_channels_list=[width for width, _ in _select(backbone, in_levels)],
         extra_blocks=LastLevelMaxPool() if extra_levels == "none" else None,
@@ -106,5 +109,5 @@ def _select(backbone: nn.Module, names: Sequence[str]) -> list[tuple[int, int]]:
     levels: dict[str, tuple[int, int]] = backbone.levels  # type: ignore[assignment]  # as above
     missing = [name for name in names if name not in levels]
     if missing or not names:
-        raise UserError(f"in_levels {list(names)}: the backbone has {list(levels)}; choose from these")
+        raise UserError(f"in_levels={shown(names)}: must be levels of the backbone. It has {', '.join(levels)}.")
     return [levels[name] for name in names]

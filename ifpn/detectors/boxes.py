@@ -3,12 +3,12 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Annotated, Protocol
 
 import torch
 from torch import Tensor
 
-from ifpn.errors import UserError
+from ifpn.bounds import Gt, Le, Length, check
 
 EPS = torch.finfo(torch.float32).eps  # smallest area that is divided by, as the GIoU of cvpods
 MAX_LOG_RATIO = math.log(1000 / 16)  # a box may be 62.5 times its anchor: keeps exp finite (Faster R-CNN's usual bound)
@@ -47,6 +47,7 @@ class LTRBCoder:
         return torch.cat([points - code[..., :2], points + code[..., 2:]], dim=-1)
 
 
+@check
 @dataclass(frozen=True)
 class DeltaCoder:
     """Offsets from an anchor: `w_xy * shift / anchor size` and `w_wh * ln(box size / anchor size)`.
@@ -58,11 +59,9 @@ class DeltaCoder:
         UserError: not four weights.
     """
 
-    weights: Sequence[float]
+    weights: Annotated[Sequence[Annotated[float, Gt(0), Le(10_000)]], Length(4, 4)]
 
     def __post_init__(self) -> None:
-        if len(self.weights) != 4:
-            raise UserError(f"weights must be four numbers (x, y, width, height), got {list(self.weights)}")
         object.__setattr__(self, "weights", tuple(self.weights))  # frozen, and lists come from YAML
 
     def activate(self, output: Tensor, stride: float) -> Tensor:

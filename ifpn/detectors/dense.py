@@ -9,13 +9,15 @@ from torch import Tensor, nn
 from torchvision.models.detection.image_list import ImageList
 from torchvision.models.detection.transform import GeneralizedRCNNTransform
 
+from ifpn.bounds import shown
 from ifpn.detectors.anchors import AnchorGrid, Anchors
 from ifpn.detectors.batches import detect_by_size
 from ifpn.detectors.body import BackboneWithNeck
 from ifpn.detectors.boxes import BoxCoder
 from ifpn.detectors.contract import Detection, Target, check_images, check_targets
-from ifpn.detectors.heads import Prediction
+from ifpn.detectors.heads import PointHead, Prediction, RetinaHead
 from ifpn.detectors.postprocess import Postprocess
+from ifpn.errors import UserError
 from ifpn.necks import Stream
 
 Part = TypeVar("Part")
@@ -78,6 +80,10 @@ class DenseDetector(nn.Module):
         self.anchors = complete(anchors, sizes)
         sizes["anchors_per_cell"] = self.anchors.per_cell
         self.head = complete(head, sizes)
+        if isinstance(self.head, PointHead) and self.anchors.per_cell != 1:
+            raise UserError(f"scales={shown(self.anchors.scales)}: must be one scale with one ratio for this head.")
+        if isinstance(self.head, RetinaHead) and postprocess.score != "class":
+            raise UserError(f"score={postprocess.score}: must be class with a head that predicts no quality.")
         self.criterion = complete(criterion, sizes)
         self.postprocess = postprocess
         self.transform = transform

@@ -1,11 +1,13 @@
 """Faster R-CNN (Ren et al. 2015) on a pyramid (FPN, Lin et al. 2017), from torchvision's parts."""
 
 from collections.abc import Mapping, Sequence
+from typing import Annotated
 
 from torch import Tensor, nn
 from torchvision.models.detection.image_list import ImageList
 from torchvision.models.detection.transform import GeneralizedRCNNTransform
 
+from ifpn.bounds import Count, Ge, Gt, Le, Length, Probability, check
 from ifpn.detectors.anchors import AnchorGrid
 from ifpn.detectors.batches import detect_by_size
 from ifpn.detectors.body import BackboneWithNeck
@@ -16,6 +18,7 @@ from ifpn.errors import UserError
 from ifpn.necks import Stream
 
 
+@check
 class FasterRCNN(nn.Module):
     """BackboneWithNeck -> proposals -> class and box of each proposal.
 
@@ -30,32 +33,29 @@ class FasterRCNN(nn.Module):
         num_classes: int,
         *,
         transform: GeneralizedRCNNTransform,
-        anchor_scales: Sequence[float],
-        anchor_ratios: Sequence[float],
-        rpn_foreground_iou: float,
-        rpn_background_iou: float,
-        rpn_batch_size: int,
-        rpn_positive_fraction: float,
-        rpn_pre_nms: tuple[int, int],
-        rpn_post_nms: tuple[int, int],
-        rpn_nms_threshold: float,
-        pool_size: int,
-        hidden: int,
-        foreground_iou: float,
-        batch_size: int,
-        positive_fraction: float,
-        box_coder_weights: Sequence[float],
-        score_threshold: float,
-        nms_threshold: float,
-        max_detections: int,
+        anchor_scales: Annotated[Sequence[Annotated[float, Gt(0), Le(1000)]], Length(1)],
+        anchor_ratios: Annotated[Sequence[Annotated[float, Gt(0), Le(1000)]], Length(1)],
+        rpn_foreground_iou: Probability,
+        rpn_background_iou: Probability,
+        rpn_batch_size: Count,
+        rpn_positive_fraction: Probability,
+        rpn_pre_nms: Annotated[Sequence[Count], Length(2, 2)],
+        rpn_post_nms: Annotated[Sequence[Count], Length(2, 2)],
+        rpn_nms_threshold: Probability,
+        pool_size: Annotated[int, Ge(1), Le(64)],
+        hidden: Annotated[int, Ge(1), Le(8192)],
+        foreground_iou: Probability,
+        batch_size: Count,
+        positive_fraction: Probability,
+        box_coder_weights: Annotated[Sequence[Annotated[float, Gt(0), Le(10_000)]], Length(4, 4)],
+        score_threshold: Probability,
+        nms_threshold: Probability,
+        max_detections: Count,
     ) -> None:
-        for name, value, length in (
-            ("rpn_pre_nms", rpn_pre_nms, 2),
-            ("rpn_post_nms", rpn_post_nms, 2),
-            ("box_coder_weights", box_coder_weights, 4),
-        ):
-            if len(value) != length:
-                raise UserError(f"{name}={list(value)}: must be {length} numbers")
+        if rpn_background_iou > rpn_foreground_iou:
+            raise UserError(
+                f"rpn_background_iou={rpn_background_iou}: must be at most rpn_foreground_iou={rpn_foreground_iou}."
+            )
         super().__init__()
         self.body = body
         self.num_classes = num_classes
@@ -67,8 +67,8 @@ class FasterRCNN(nn.Module):
             background_iou=rpn_background_iou,
             batch_size_per_image=rpn_batch_size,
             positive_fraction=rpn_positive_fraction,
-            pre_nms_top_n=rpn_pre_nms,
-            post_nms_top_n=rpn_post_nms,
+            pre_nms_top_n=(rpn_pre_nms[0], rpn_pre_nms[1]),
+            post_nms_top_n=(rpn_post_nms[0], rpn_post_nms[1]),
             nms_threshold=rpn_nms_threshold,
         )
         self.roi_heads = BoxHead(

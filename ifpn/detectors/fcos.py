@@ -2,10 +2,12 @@
 
 import math
 from collections.abc import Sequence
+from typing import Annotated
 
 import torch
 from torch import Tensor, nn
 
+from ifpn.bounds import Ge, Gt, Le, Probability, Weight, check
 from ifpn.detectors.anchors import Anchors
 from ifpn.detectors.boxes import BoxCoder, LTRBCoder, areas
 from ifpn.detectors.centerness import centerness_losses
@@ -67,6 +69,7 @@ def check_limits(size_limits: Sequence[float], num_levels: int) -> None:
         )
 
 
+@check
 class FCOSCriterion(nn.Module):
     """Losses of FCOS.
 
@@ -90,11 +93,11 @@ class FCOSCriterion(nn.Module):
     def __init__(
         self,
         *,
-        size_limits: Sequence[float],
-        centre_radius: float | None,
-        alpha: float,
-        gamma: float,
-        box_weight: float,
+        size_limits: Sequence[Annotated[float, Gt(0), Le(100_000)]],
+        centre_radius: Annotated[float | None, Gt(0), Le(1000)],
+        alpha: Probability,
+        gamma: Annotated[float, Ge(0), Le(100)],
+        box_weight: Weight,
         coding: BoxCoder = DISTANCES,
         num_levels: int | None = None,
     ) -> None:

@@ -6,13 +6,13 @@ per cell, group normalisation, a learned scale per level and a quality branch) f
 
 import math
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
+from ifpn.bounds import Ge, Gt, Le, Lt, check
 from ifpn.detectors.boxes import BoxCoder
-from ifpn.errors import UserError
 from ifpn.layers.deform import ModulatedDeformConv2d
 from ifpn.layers.norm import group_norm
 
@@ -51,6 +51,7 @@ class Tower(nn.Sequential):
         super().__init__(*layers)
 
 
+@check
 class RetinaHead(nn.Module):
     """Lin et al. 2017, "Focal Loss for Dense Object Detection", Sec. 4.
 
@@ -73,8 +74,8 @@ class RetinaHead(nn.Module):
         *,
         anchors_per_cell: int,
         box_coder: BoxCoder,
-        num_convs: int,
-        initial_probability: float,
+        num_convs: Annotated[int, Ge(0), Le(16)],
+        initial_probability: Annotated[float, Gt(0), Lt(1)],
         deformable: bool,
     ) -> None:
         super().__init__()
@@ -97,6 +98,7 @@ class RetinaHead(nn.Module):
         return Prediction(torch.cat(cls, dim=1).float(), torch.cat(box, dim=1), None)
 
 
+@check
 class PointHead(nn.Module):
     """Tian et al. 2019, "FCOS", Sec. 3, with the quality branch on the box tower.
 
@@ -118,9 +120,9 @@ class PointHead(nn.Module):
         strides: Sequence[int],
         *,
         box_coder: BoxCoder,
-        num_convs: int,
-        initial_probability: float,
-        box_bias: float,
+        num_convs: Annotated[int, Ge(0), Le(16)],
+        initial_probability: Annotated[float, Gt(0), Lt(1)],
+        box_bias: Annotated[float, Ge(-100), Le(100)],
         deformable: bool,
     ) -> None:
         super().__init__()
@@ -154,13 +156,7 @@ def flatten(level: Tensor, last: int) -> Tensor:
 
 
 def init_head(head: nn.Module, cls: nn.Conv2d, initial_probability: float) -> None:
-    """Weights N(0, 0.01), biases 0; `cls` starts at `initial_probability` (Lin et al. 2017, Sec. 4.1).
-
-    Raises:
-        UserError: `initial_probability` not strictly between 0 and 1.
-    """
-    if not 0 < initial_probability < 1:
-        raise UserError(f"initial_probability={initial_probability}: must lie strictly between 0 and 1")
+    """Weights N(0, 0.01), biases 0; `cls` starts at `initial_probability` (Lin et al. 2017, Sec. 4.1)."""
     for name, parameter in head.named_parameters():
         module = head.get_submodule(name.rpartition(".")[0])
         if not isinstance(module, nn.Conv2d | ModulatedDeformConv2d) or ".offset." in name:

@@ -8,15 +8,16 @@ import torch
 from torch import Tensor
 from torchvision.ops import batched_nms, clip_boxes_to_image
 
+from ifpn.bounds import Count, Probability, check
 from ifpn.detectors.anchors import Anchors
 from ifpn.detectors.boxes import BoxCoder
 from ifpn.detectors.contract import Detection
 from ifpn.detectors.heads import Prediction
-from ifpn.errors import UserError
 
 Score = Literal["class", "sqrt_quality", "quality"]
 
 
+@check
 @dataclass(frozen=True)
 class Postprocess:
     """Threshold, best `top_k` of each level, class-wise NMS, best `max_detections` of the image.
@@ -34,14 +35,10 @@ class Postprocess:
     """
 
     score: Score
-    score_threshold: float
-    top_k: int
-    nms_threshold: float
-    max_detections: int
-
-    def __post_init__(self) -> None:
-        if self.score not in ("class", "sqrt_quality", "quality"):
-            raise UserError(f"score={self.score}: must be class, sqrt_quality or quality")
+    score_threshold: Probability
+    top_k: Count
+    nms_threshold: Probability
+    max_detections: Count
 
     @torch.no_grad()
     def __call__(self, prediction: Prediction, anchors: Anchors, coding: BoxCoder) -> list[Detection]:

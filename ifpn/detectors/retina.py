@@ -1,20 +1,24 @@
 """RetinaNet (Lin et al. 2017) with the settings of cvpods: L1 on box offsets, a running normaliser."""
 
 from collections.abc import Sequence
+from typing import Annotated
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torchvision.ops import box_iou, sigmoid_focal_loss
 
+from ifpn.bounds import Ge, Gt, Le, Probability, check
 from ifpn.detectors.anchors import Anchors
 from ifpn.detectors.boxes import BoxCoder
 from ifpn.detectors.contract import Target
 from ifpn.detectors.heads import Prediction
 from ifpn.detectors.losses import mean_over_ranks
 from ifpn.detectors.matching import IGNORED, gather_matches, match_anchors
+from ifpn.errors import UserError
 
 
+@check
 class RetinaNetCriterion(nn.Module):
     """Losses of RetinaNet.
 
@@ -43,14 +47,16 @@ class RetinaNetCriterion(nn.Module):
         self,
         *,
         coding: BoxCoder,
-        background_iou: float,
-        foreground_iou: float,
-        alpha: float,
-        gamma: float,
-        momentum: float,
-        initial_positives: float,
+        background_iou: Probability,
+        foreground_iou: Probability,
+        alpha: Probability,
+        gamma: Annotated[float, Ge(0), Le(100)],
+        momentum: Probability,
+        initial_positives: Annotated[float, Gt(0), Le(1e9)],
     ) -> None:
         super().__init__()
+        if background_iou > foreground_iou:
+            raise UserError(f"background_iou={background_iou}: must be at most foreground_iou={foreground_iou}.")
         self.coding = coding
         self.background_iou, self.foreground_iou = background_iou, foreground_iou
         self.alpha, self.gamma = alpha, gamma

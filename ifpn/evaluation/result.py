@@ -15,6 +15,7 @@ from ifpn.evaluation.engines import Accumulated, mean_known
 from ifpn.evaluation.ground_truth import GroundTruth
 
 SUMMARY_NAMES = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl")
+NOT_MEASURABLE = -1.0  # COCO's number where there is nothing to find
 SIZE_BINS = {
     "small": (0.0, 32.0**2),
     "medium": (32.0**2, 96.0**2),

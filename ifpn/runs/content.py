@@ -140,4 +140,6 @@ _EXPECTED: dict[str, Callable[[Any], bool]] = {
     "world_size": lambda v: _whole(v) and v > 0,
     "metrics_rows": _whole,
     "scores": lambda v: v is None or isinstance(v, dict),
+    "validation_due": lambda v: isinstance(v, bool),
+    "solvers": lambda v: isinstance(v, dict) and all(isinstance(state, dict) for state in v.values()),
 }

@@ -19,10 +19,13 @@ def config_hash(config: Mapping[str, Any]) -> str:
     """Twelve hex digits that two runs share exactly when they compute the same thing, in whatever version's keys."""
     config = migrate(config)
     kept = {key: value for key, value in config.items() if key not in NOT_HASHED}
-    # Of the callbacks these two change the weights that come out.
+    # Of the callbacks these change the weights that come out.
     callbacks = config.get("callbacks") or {}
     kept["ema"] = callbacks.get("ema")
     kept["nonfinite"] = (callbacks.get("nonfinite") or {}).get("policy")
+    # Younger than 0.1: left out where they are off, so that older runs keep their hash.
+    young = {"init": kept.pop("init", None), "early_stopping": callbacks.get("early_stopping")}
+    kept |= {name: value for name, value in young.items() if value is not None}
     return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()[:12]
 
 

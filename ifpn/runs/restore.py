@@ -10,24 +10,29 @@ from torch import nn
 from ifpn.config.stored import rebuild_detector
 from ifpn.errors import ConfigError
 from ifpn.runs.checkpoint import read_checkpoint
-from ifpn.runs.content import checked_metadata
 from ifpn.runs.export import KEPT, read_export
 
 PREFIX = "detector."
 
 
-def read_trained(path: str | Path) -> dict[str, Any]:
+def read_trained(path: str | Path, setting: str = "ckpt") -> dict[str, Any]:
     """Read a checkpoint, or the folder or .safetensors file of an export: {"state_dict", "ifpn", ...}.
+
+    Args:
+        path: of the file or folder.
+        setting: the one that named it, for messages.
 
     Raises:
         ConfigError: missing, damaged, or foreign file.
     """
     exported = Path(path).is_dir() or Path(path).suffix == ".safetensors"
-    checkpoint = read_export(Path(path)) if exported else read_checkpoint(path)
     try:
-        checked_metadata(checkpoint["ifpn"], required=KEPT)
+        checkpoint = read_export(Path(path)) if exported else read_checkpoint(path)
+        missing = [name for name in KEPT if name not in checkpoint["ifpn"]]
+        if missing:
+            raise ConfigError(f"ckpt={path} was not written by ifpn: its description has no {missing[0]!r}.")
     except ConfigError as error:
-        raise ConfigError(f"ckpt={path} was not written by ifpn: {error}") from error
+        raise ConfigError(str(error).replace("ckpt=", f"{setting}=", 1)) from error
     return checkpoint
 
 

@@ -16,6 +16,7 @@ from ifpn.training.loggers import rows_on_disk
 from ifpn.training.randomness import seed_step
 from ifpn.training.recipe import Plan, Recipe
 from ifpn.training.signals import StopRequest
+from ifpn.training.solver_state import step_aware_solvers
 
 if TYPE_CHECKING:
     from ifpn.training.callbacks.nonfinite import NonFinite
@@ -30,9 +31,10 @@ class DetectionModule(pl.LightningModule):
     detector: images (3, H, W) in 0..1 and targets in, a dict of losses (training) or a list of detections out.
     recipe, plan: optimiser and learning rate. evaluator: scores the detections on the validation set.
     metadata: plain values (configuration, class names, category ids) stored in every checkpoint, enough to rebuild it.
-    guard: what to do when a loss is not finite; None: nothing.
 
     `batches_seen`: batches this rank has trained on. `scores`: `summary` and `per_class` of the last validation.
+    `guard`: the callback that looks for losses that are not finite, if there is one. `stopped_early`: why the run
+    ended before its last step. `validation_due`: step `global_step` is done, and its validation is not.
     """
 
     def __init__(
@@ -43,7 +45,6 @@ class DetectionModule(pl.LightningModule):
         evaluator: CocoEvaluator,
         metadata: dict[str, Any],
         seed: int,
-        guard: NonFinite | None = None,
     ) -> None:
         super().__init__()
         self.detector = detector
@@ -52,11 +53,19 @@ class DetectionModule(pl.LightningModule):
         self.evaluator = evaluator
         self.metadata = metadata
         self.seed = seed
-        self.guard = guard
+        self.guard: NonFinite | None = None
         self.stop = StopRequest()
         self.batches_seen = 0
+        self.validation_due = False
+        self._common_val_batches = 0
+        self.stopped_early: str | None = None
         self.result: CocoResult | None = None
         self.scores: dict[str, Any] | None = None
+
+    @property
+    def complete(self) -> bool:
+        """Whether the training has reached its end."""
+        return self.global_step >= self.plan.max_steps or self.stopped_early is not None
 
     def on_train_start(self) -> None:
         self.stop.install(self.trainer)
@@ -69,6 +78,8 @@ class DetectionModule(pl.LightningModule):
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         seed_step(self.seed, self.batches_seen, self.global_rank)
         self.batches_seen += 1
+        for solver in step_aware_solvers(self.detector).values():
+            solver.at_step(self.global_step, self.plan.max_steps)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         images, targets = batch
@@ -97,6 +108,12 @@ class DetectionModule(pl.LightningModule):
         if self.global_step >= self.plan.max_steps:
             self.trainer.should_stop = True
 
+    def on_validation_batch_start(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> None:
+        """A requested stop need not wait for the end of a validation whose step is on disk already."""
+        if self.validation_due and batch_idx < self._common_val_batches:
+            self._reduce_flags(False)
+            self.stop.act(self.trainer)
+
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         images, targets = batch
         self.evaluator.update([int(t["image_id"]) for t in targets], self.detector(images))
@@ -111,7 +128,12 @@ class DetectionModule(pl.LightningModule):
         )
 
     def on_validation_epoch_start(self) -> None:
+        """Forget the last detections; agree on the number of batches that every rank has."""
         self.evaluator.reset()
+        batches = torch.tensor(int(sum(self.trainer.num_val_batches)), device=self.device)
+        if self.trainer.world_size > 1:
+            dist.all_reduce(batches, op=dist.ReduceOp.MIN)
+        self._common_val_batches = int(batches)
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         optimizer, schedule = self.recipe.build(self.detector, self.plan)
@@ -124,11 +146,18 @@ class DetectionModule(pl.LightningModule):
             "world_size": self.trainer.world_size,
             "metrics_rows": rows_on_disk(self.trainer.loggers),
             "scores": self.scores,
+            "validation_due": self.validation_due,
+            "solvers": {name: solver.state_dict() for name, solver in step_aware_solvers(self).items()},
         }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         metadata = checkpoint["ifpn"]
         self.scores = metadata.get("scores")
+        self.validation_due = bool(metadata.get("validation_due", False))
+        stored = metadata.get("solvers") or {}
+        for name, solver in step_aware_solvers(self).items():
+            if name in stored:
+                solver.load_state_dict(stored[name])
         # With another number of processes the same images have been seen in another number of batches.
         world_size = int(metadata.get("world_size", self.trainer.world_size))
         self.batches_seen = int(metadata["batches_seen"]) * world_size // self.trainer.world_size

@@ -7,9 +7,8 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from omegaconf import OmegaConf
 
-from ifpn.cli.command import CheckedCallbacks, expand_jobs_flag
+from ifpn.cli.command import expand_jobs_flag
 from ifpn.cli.jobs import Job
 from ifpn.cli.processes import clean_environment, job_command
 from ifpn.errors import ConfigError
@@ -66,17 +65,3 @@ def test_the_number_of_jobs_can_be_said_briefly(typed: list[str], handed_to_hydr
 def test_a_number_of_jobs_that_means_nothing_is_told(typed: list[str]) -> None:
     with pytest.raises(ConfigError, match="-j"):
         expand_jobs_flag(typed)
-
-
-@pytest.mark.parametrize(
-    "part",
-    [
-        {"callbacks": {"x": {"_target_": "torch.hub.load"}}},
-        {"callbacks": {"x": {"_target_": "os.system", "command": "false"}}},
-        {"launcher": {"_target_": "os.system"}},
-        {"sweeper": {"_target_": "builtins.eval"}},
-    ],
-)
-def test_what_hydra_itself_would_build_is_checked_before(part: dict[str, object]) -> None:
-    with pytest.raises(ConfigError, match="is not allowed"):
-        CheckedCallbacks(OmegaConf.create({"hydra": part}))

@@ -55,9 +55,9 @@ def test_the_neck_is_told_what_it_needs() -> None:
 
 
 def test_missing_levels_are_refused() -> None:
-    with pytest.raises(ValueError, match=r"c6.*the backbone has \['c2'"):
+    with pytest.raises(ValueError, match=r"c6.*must be levels of the backbone\. It has c2"):
         BackboneWithNeck(TinyBackbone(), Recorder(), ["c5", "c6"])
-    with pytest.raises(ValueError, match="choose from these"):
+    with pytest.raises(ValueError, match=r"in_levels=\[\]: must be levels of the backbone"):
         BackboneWithNeck(TinyBackbone(), Recorder(), [])
 
 
@@ -67,7 +67,7 @@ def test_levels_must_double() -> None:
 
 
 def test_unknown_extra_levels_are_refused() -> None:
-    with pytest.raises(ValueError, match="'p5', 'c5' or 'none'"):
+    with pytest.raises(ValueError, match="must be p5, c5 or none"):
         attach(Recorder, ["c3"], 16, "p6")
 
 

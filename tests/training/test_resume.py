@@ -80,10 +80,20 @@ def test_two_processes(small_data: Path, tmp_path: Path) -> None:
     assert_same(first, second)
 
 
-def test_the_average_of_the_weights_resumes_too_and_is_what_is_saved(small_data: Path, tmp_path: Path) -> None:
-    more = ("callbacks=ema", "callbacks.ema.decay=0.5", "callbacks.last.every_n_steps=3", "schedule.val_every=2")
+@pytest.mark.parametrize(
+    ("accumulate", "kills"),
+    [
+        (1, [("gradient", 4), ("start", 8)]),
+        (3, [("start", 3)]),  # the first batches after the resume do not step, and must not count for the average
+    ],
+)
+def test_the_average_of_the_weights_resumes_too_and_is_what_is_saved(
+    accumulate: int, kills: list[tuple[str, int]], small_data: Path, tmp_path: Path
+) -> None:
+    more = ("callbacks=ema", "callbacks.ema.decay=0.5", f"trainer.accumulate_grad_batches={accumulate}")
+    more += ("schedule.val_every=2",) if accumulate == 1 else ()
     first = uninterrupted(small_data, tmp_path / "whole", 1, *more)
-    second = killed_and_resumed(small_data, tmp_path / "killed", 1, [("gradient", 4), ("start", 8)], *more)
+    second = killed_and_resumed(small_data, tmp_path / "killed", 1, kills, *more)
     assert_same(first, second)
     saved = read_checkpoint(first / "last.ckpt")
     assert any(not saved["state_dict"][n].equal(w) for n, w in saved["training_weights"].items())

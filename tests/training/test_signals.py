@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from hydra.errors import InstantiationException
+from pytorch_lightning.callbacks import Callback
 
 from ifpn.runs.checkpoint import read_checkpoint
 from tests.conftest import ROOT
@@ -43,6 +44,37 @@ def test_sigterm_saves_at_the_next_step_and_the_resumed_run_is_the_same(small_da
     assert train_in_processes(configuration(small_data, folder, RARE, "ckpt=last")) == [0]
     assert tensors_hash(folder / "last.ckpt") == tensors_hash(tmp_path / "whole" / "last.ckpt")
     assert (folder / "metrics.csv").read_text() == (tmp_path / "whole" / "metrics.csv").read_text()
+
+
+class InValidation(Callback):
+    """Calls `what(trainer, module)` at the start of the first validation batch."""
+
+    def __init__(self, what: Any, rank: int | None = None) -> None:
+        self.what, self.rank = what, rank
+
+    def on_validation_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int, *_: Any) -> None:
+        if batch_idx == 0 and self.rank in (None, trainer.global_rank):
+            self.what(trainer, pl_module)
+
+
+def test_sigterm_in_a_validation_ends_it_and_the_resumed_run_validates_first(small_data: Path, tmp_path: Path) -> None:
+    folder, whole = tmp_path / "run", tmp_path / "whole"
+    assert train_in_processes(configuration(small_data, whole, RARE)) == [0]
+    assert train_in_processes(configuration(small_data, folder, RARE), InValidation(terminate)) == [143]
+    saved = read_checkpoint(folder / "last.ckpt")
+    assert (saved["global_step"], saved["ifpn"]["validation_due"]) == (5, True)
+    with open(folder / "metrics.csv") as file:
+        assert "val/AP" not in file.readline()
+    assert train_in_processes(configuration(small_data, folder, RARE, "ckpt=last")) == [0]
+    for name in ("last.ckpt", "best.ckpt"):
+        assert tensors_hash(folder / name) == tensors_hash(whole / name)
+    assert (folder / "metrics.csv").read_text() == (whole / "metrics.csv").read_text()
+
+
+def test_sigterm_to_one_of_two_ranks_in_a_validation_stops_both(small_data: Path, tmp_path: Path) -> None:
+    cfg = configuration(small_data, tmp_path / "run", RARE, *TWO_RANKS)
+    assert train_in_processes(cfg, InValidation(terminate, rank=1), ranks=2, timeout=60) == [143, 0]
+    assert read_checkpoint(tmp_path / "run" / "last.ckpt")["global_step"] == 5
 
 
 def test_ctrl_c_saves_at_the_next_step_and_a_second_one_ends_at_once(small_data: Path, tmp_path: Path) -> None:

@@ -13,15 +13,14 @@ from typing import Any
 
 import pytest
 import torch
-from omegaconf import OmegaConf
 
 from ifpn.backbones import weights as backbone_weights
-from ifpn.cli.train import resume_path
 from ifpn.errors import ConfigError, UserError
 from ifpn.predictor import load
 from ifpn.runs.checkpoint import FORMAT, SafeCheckpointIO, read_checkpoint
 from ifpn.runs.export import export, read_export
 from ifpn.runs.files import WriteError
+from ifpn.training.start import find_start
 from tests.conftest import ROOT
 from tests.training.harness import BATCHES, PATIENCE, STEPS, Call, configuration, tensors_hash, train_here
 from tests.training.test_nonfinite import break_loss
@@ -141,7 +140,7 @@ def test_a_truncated_newest_checkpoint_is_passed_over(small_data: Path, tmp_path
     for name in ("last.ckpt", "best.ckpt"):
         data = (folder / name).read_bytes()
         (folder / name).write_bytes(data[: len(data) // 2])
-    assert resume_path(OmegaConf.create({"ckpt": "last", "run_dir": str(folder)})) == folder / "step_00000008.ckpt"
+    assert find_start("last", folder).path == folder / "step_00000008.ckpt"
     train_here(configuration(small_data, folder, "ckpt=last"))
     assert tensors_hash(folder / "last.ckpt") == hashes
 

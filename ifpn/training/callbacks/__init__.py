@@ -2,6 +2,7 @@
 
 from ifpn.runs.export import Export
 from ifpn.training.callbacks.checkpoints import BestCheckpoint, LastCheckpoint, PeriodicCheckpoint
+from ifpn.training.callbacks.early_stopping import EarlyStopping
 from ifpn.training.callbacks.ema import WeightAverage
 from ifpn.training.callbacks.nonfinite import NonFinite
 from ifpn.training.callbacks.pictures import Pictures
@@ -11,6 +12,7 @@ from ifpn.training.callbacks.solver_monitor import SolverMonitor
 
 __all__ = [
     "BestCheckpoint",
+    "EarlyStopping",
     "Export",
     "LastCheckpoint",
     "NonFinite",

@@ -10,7 +10,7 @@ import pytorch_lightning as pl
 
 from ifpn.bounds import Count, check
 from ifpn.errors import UserError
-from ifpn.evaluation.result import SUMMARY_NAMES
+from ifpn.evaluation.result import NOT_MEASURABLE, SUMMARY_NAMES
 from ifpn.runs.folder import BEST, LAST
 from ifpn.training.loops import StepCheckpoint
 
@@ -19,7 +19,7 @@ from ifpn.training.loops import StepCheckpoint
 class LastCheckpoint(StepCheckpoint):
     """`<dirpath>/last.ckpt`: what a killed run resumes from.
 
-    Written every `every_n_steps` optimiser steps, after each validation, and at the end.
+    Written every `every_n_steps` optimiser steps, before and after each validation, and at the end.
     """
 
     def __init__(self, dirpath: str, every_n_steps: Count) -> None:
@@ -30,6 +30,10 @@ class LastCheckpoint(StepCheckpoint):
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._validated = True
+
+    def before_validation(self, trainer: pl.Trainer) -> None:
+        """A long validation does not stand between the last step and the disk."""
+        self._save(trainer)
 
     def on_step_boundary(self, trainer: pl.Trainer) -> None:
         if self._validated or trainer.global_step % self.every_n_steps == 0:
@@ -50,7 +54,10 @@ class LastCheckpoint(StepCheckpoint):
 
 
 class BestCheckpoint(StepCheckpoint):
-    """`<dirpath>/best.ckpt`: the weights with the highest `monitor` so far, the earliest of equals."""
+    """`<dirpath>/best.ckpt`: the weights with the highest `monitor` so far, the earliest of equals.
+
+    Where nothing can be measured, because the validation set has no boxes, the newest weights.
+    """
 
     def __init__(self, dirpath: str, monitor: str) -> None:
         known = [f"val/{name}" for name in SUMMARY_NAMES]
@@ -78,10 +85,13 @@ class BestCheckpoint(StepCheckpoint):
 
     def on_step_boundary(self, trainer: pl.Trainer) -> None:
         score, self._new_score = self._new_score, None
-        if score is None or math.isnan(score) or (self.best_score is not None and score <= self.best_score):
+        if score is None or math.isnan(score):
             return
-        self.best_score = score
-        trainer.save_checkpoint(self.path)
+        if score == NOT_MEASURABLE:  # no boxes to find: the newest weights are the best there are
+            trainer.save_checkpoint(self.path)
+        elif self.best_score is None or score > self.best_score:
+            self.best_score = score
+            trainer.save_checkpoint(self.path)
 
 
 @check

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import pytorch_lightning as pl
 import torch
@@ -10,7 +10,7 @@ from pytorch_lightning.callbacks import Callback
 from torch import Tensor
 
 from ifpn.bounds import Rate, check
-from ifpn.training.callbacks.nonfinite import NonFinite
+from ifpn.training.module import DetectionModule
 
 
 @check
@@ -36,6 +36,9 @@ class WeightAverage(Callback):
             self._average = {name: p.detach().clone() for name, p in _trained(pl_module)}
         # Loaded on the CPU, before the weights went to their device.
         self._average = {name: value.to(pl_module.device) for name, value in self._average.items()}
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Not earlier: the number of steps is restored after `on_fit_start`."""
         self._updated_at = trainer.global_step
 
     @torch.no_grad()
@@ -43,8 +46,8 @@ class WeightAverage(Callback):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         step = trainer.global_step
-        skipped = any(c.skipping for c in trainer.callbacks if isinstance(c, NonFinite))  # type: ignore[attr-defined]
-        if step == self._updated_at or skipped:
+        guard = cast(DetectionModule, pl_module).guard
+        if step == self._updated_at or (guard is not None and guard.skipping):
             return
         self._updated_at = step
         decay = min(self.decay, (1 + step) / (10 + step))

@@ -7,7 +7,7 @@ import logging
 import math
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, cast
 
 import pytorch_lightning as pl
 import torch
@@ -20,6 +20,7 @@ from ifpn.errors import UserError
 from ifpn.runs.files import WriteError, write_json
 from ifpn.runs.folder import EVIDENCE
 from ifpn.training.callbacks.solver_monitor import solver_metrics, solver_stats
+from ifpn.training.module import DetectionModule
 
 log = logging.getLogger(__name__)
 
@@ -56,6 +57,10 @@ class NonFinite(Callback):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.skipped = int(state_dict["skipped"])
+
+    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """The module asks before each backward pass (`check`)."""
+        cast(DetectionModule, pl_module).guard = self
 
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int

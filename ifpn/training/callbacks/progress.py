@@ -13,6 +13,7 @@ from rich.progress import BarColumn, TaskID, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as RichProgress
 
 from ifpn.bounds import Gt, Le, check
+from ifpn.evaluation.result import NOT_MEASURABLE
 
 
 @check
@@ -93,7 +94,9 @@ class Progress(ProgressBar):
         parts = []
         if "train/loss" in metrics:
             parts.append(f"loss {float(metrics['train/loss']):.3f}")
-        if "val/AP" in metrics:
+        if float(metrics.get("val/AP", 0)) == NOT_MEASURABLE:
+            parts.append("AP not measurable (no boxes)")
+        elif "val/AP" in metrics:
             parts.append(f"AP {float(metrics['val/AP']):.3f}  AP50 {float(metrics['val/AP50']):.3f}")
         if "solver/forward_residual" in metrics:
             parts.append(f"residual {float(metrics['solver/forward_residual']):.1e}")

@@ -77,7 +77,8 @@ class RunReport(Callback):
         scores = module.scores or {"summary": None, "per_class": None}
         best = next((c.best_score for c in trainer.callbacks if isinstance(c, BestCheckpoint)), None)  # type: ignore[attr-defined]
         return RunResult(
-            complete=trainer.global_step >= module.plan.max_steps,
+            complete=module.complete,
+            stopped=module.stopped_early,
             seed=module.seed,
             steps=trainer.global_step,
             batch=module.plan.batch,
@@ -89,6 +90,7 @@ class RunReport(Callback):
             multiply_adds=multiply_adds(module.detector, _image(trainer.datamodule).to(module.device)),  # type: ignore[attr-defined]
             parameters=sum(p.numel() for p in module.detector.parameters()),
             seconds_per_step=statistics.median(self.step_seconds) if self.step_seconds else None,
+            choices=module.metadata["choices"],
             config=module.metadata["config"],
         )
 
