@@ -23,7 +23,8 @@ def command(*arguments: str, script: str = "train.py") -> subprocess.CompletedPr
     [
         (
             ("solver=broydn",),
-            "solver=broydn does not exist. Allowed: anderson, broyden, fast, unroll. Did you mean solver=broyden?",
+            "solver=broydn does not exist. Allowed: anderson, broyden, cheap, fast, two_step, unroll. "
+            "Did you mean solver=broyden?",
         ),
         (("solver.train_eval=3",), "Did you mean train_evals?"),
         (("solver.train_evals=-1",), "must be a whole number from 1 to 1000"),

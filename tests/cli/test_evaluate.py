@@ -55,7 +55,7 @@ def test_test_dev_writes_the_zip_and_no_numbers(
         evaluate(root, data=paths, submission="my_method")
     assert not (tmp_path / "out").exists()  # refused before any work
     assert evaluate(root, data=paths, submission="mine") is None
-    assert "no annotations" in capsys.readouterr().out
+    assert "holds no box to be found" in capsys.readouterr().out
     archive = zipfile.ZipFile(tmp_path / "out/detections_test-dev2017_mine_results.zip")
     entries = json.loads(archive.read("detections_test-dev2017_mine_results.json"))
     assert {e["image_id"] for e in entries} == {5, 6}

@@ -153,9 +153,9 @@ def test_a_checkpoint_is_a_detector_in_two_lines(finished: tuple[Path, str]) -> 
 
     detector = ifpn.load(finished[0] / "best.ckpt", device="cpu")
     found = detector(torch.rand(3, 50, 120))
-    assert set(found) == {"boxes", "scores", "labels"}
+    assert set(found.keys()) == {"boxes", "scores", "labels"}
     assert len(detector.class_names) == len(detector.category_ids)
-    with pytest.raises(ValueError, match=r"expected \(3, H, W\)"):
+    with pytest.raises(ValueError, match=r"must be \(3, H, W\)"):
         detector(torch.rand(1, 50, 120))
 
 

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hydra.errors import InstantiationException
 from pytorch_lightning.callbacks import Callback
 
+from ifpn.errors import ConfigError
 from ifpn.runs.checkpoint import read_checkpoint
 from tests.conftest import ROOT
 from tests.training.harness import STEPS, TWO_RANKS, Call, configuration, tensors_hash, train_here, train_in_processes
@@ -125,7 +125,7 @@ def test_slurm_requeues_between_two_steps(small_data: Path, tmp_path: Path, monk
 
 
 def test_slurm_outside_slurm_is_told(small_data: Path, tmp_path: Path) -> None:
-    with pytest.raises(InstantiationException, match=r"SLURM_PROCID is not set: submit scripts/slurm\.sh"):
+    with pytest.raises(ConfigError, match=r"SLURM_PROCID is not set: submit scripts/slurm\.sh"):
         train_here(configuration(small_data, tmp_path / "run", "trainer=slurm", "trainer.accelerator=cpu"))
 
 
