@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from ifpn.data import DetectionData
+from ifpn.detectors.postprocess import clip
 from ifpn.errors import ConfigError
 from ifpn.evaluation import CocoEvaluator, match_classes
 from ifpn.necks.implicit import EquilibriumNeck
@@ -76,6 +77,18 @@ class Once(nn.Module):
 
 
 @torch.no_grad()
+def detect_together(detector: Any, images: Sequence[Tensor]) -> list[Any]:
+    """Detections of images (3, H, W) in one padded batch, so that one image's state can be another's start.
+
+    Evaluation pads every image to its own size alone; AP differs a little from it where sizes differ.
+    """
+    batch, _ = detector.transform(list(images))
+    sizes = [(image.shape[1], image.shape[2]) for image in images]
+    restored = detector.transform.postprocess(detector._detect(batch), batch.image_sizes, sizes)
+    return clip(restored, sizes)
+
+
+@torch.no_grad()
 def ap_from_starts(
     predictor: Predictor, data: DetectionData, applications: Sequence[int], images: int | None = None
 ) -> list[FromStart]:
@@ -117,7 +130,7 @@ def ap_from_starts(
                 with solved_with(neck, policy):
                     for n in applications:
                         policy.until = n
-                        found = predictor.detector(inputs)
+                        found = detect_together(predictor.detector, inputs)
                         found = [
                             {**{k: v.cpu() for k, v in d.items()}, "labels": labels[d["labels"].cpu()]} for d in found
                         ]

@@ -156,10 +156,10 @@ def test_group_rule_keeps_the_known_numbers() -> None:
             lambda: PyramidConv(16, 5, deform=True, deform_from=5),
             "^deform_from=5: must be the index of a level, 0 to 4",
         ),
-        (lambda: DenseFusion(16, 5, norm="batch"), "^norm=batch: must be 'none', 'gn' or 'bn'"),
+        (lambda: DenseFusion(16, 5, norm="batch"), "^norm=batch: must be none, gn or bn"),
         (lambda: BiFPNLayer(16, 1), "num_levels=1: must be 2 or more"),
         (lambda: NASFPNCell(16, 4), "^csc=nasfpn: must be another one for 4 levels"),
-        (lambda: NASFPNCell(16, 5, attention="max"), "^attention=max: must be 'tfnas' or 'mm'"),
+        (lambda: NASFPNCell(16, 5, attention="max"), "^attention=max: must be tfnas or mm"),
         (lambda: PyramidConv(16, 4)(pyramid(16, 16)), "built for 4 levels, got 5"),
     ],
 )

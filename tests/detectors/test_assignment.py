@@ -137,7 +137,7 @@ def test_fcos_prefers_the_smaller_box() -> None:
 
 
 def test_fcos_refuses_other_numbers_of_levels() -> None:
-    with pytest.raises(ValueError, match="one bound between"):
+    with pytest.raises(ValueError, match="one between each two of the 5 levels"):
         assign_fcos(priors_of("fcos"), torch.rand(1, 4), [64, 128], 1.5)
 
 

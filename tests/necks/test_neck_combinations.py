@@ -170,8 +170,8 @@ def test_stats_tell_of_the_last_forward() -> None:
             "leaves G without parameters",
         ),
         (lambda: StackedFPN(CHANNELS, 16, csc=NoFusion), "^csc=none: must be another one with neck=stack"),
-        (lambda: ImplicitFPN(CHANNELS, 16, start="mean"), "^start=mean: must be 'zero' or 'learned'"),
-        (lambda: ImplicitFPN(CHANNELS, 16, block="pre"), "^block=pre: must be 'basic' or 'post_norm'"),
+        (lambda: ImplicitFPN(CHANNELS, 16, start="mean"), "^start=mean: must be zero or learned"),
+        (lambda: ImplicitFPN(CHANNELS, 16, block="pre"), "^block=pre: must be basic or post_norm"),
         (
             lambda: ImplicitFPN(CHANNELS, 16, residual_block=False, block="post_norm"),
             "^block=post_norm: must be basic with residual_block=false",

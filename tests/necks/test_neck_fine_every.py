@@ -93,5 +93,5 @@ def test_other_connections_are_refused(csc: Any) -> None:
         build(2, csc=csc)
     with pytest.raises(UserError, match=r"^fine_every=2: must be 1 with neck.compile=true"):
         build(2, compile=True)
-    with pytest.raises(UserError, match=r"^fine_every=0: must be 1 or more"):
+    with pytest.raises(UserError, match=r"^fine_every=0: must be a whole number from 1 to 8"):
         build(0)

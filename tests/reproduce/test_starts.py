@@ -17,7 +17,7 @@ from ifpn.errors import ConfigError
 from ifpn.predictor import Predictor
 from ifpn.solvers import Equilibrium, Unroll
 from reproduce.inspect_checkpoint import body_of, describe_solver
-from reproduce.starts import STARTS, FromStart, ap_from_starts, draw_starts, verdict
+from reproduce.starts import STARTS, FromStart, ap_from_starts, detect_together, draw_starts, verdict
 from tests.reproduce.test_equilibria import CONTRACTION, make
 
 UNROLLED = (*CONTRACTION, "solver=unroll")
@@ -69,7 +69,7 @@ def test_the_trained_number_from_zero_is_the_network_itself(root: Path, monkeypa
     for at, steps in enumerate((1, 2, 5)):
         body_of(predictor).neck.solver = Unroll(steps)
         with torch.no_grad():
-            expected = predictor.detector(inputs)
+            expected = detect_together(predictor.detector, inputs)
         for one, other in zip(seen[at], expected, strict=True):
             assert torch.equal(one["boxes"], other["boxes"])
             assert torch.equal(one["scores"], other["scores"])

@@ -112,7 +112,7 @@ def _nested(depth: int) -> Any:
         (lambda c: c["backbone"].update(weights="${oc.env:HOME}"), "must be plain text"),
         (lambda c: c["neck"].update(out_channels=10**9), "must be a whole number from 1 to 2048"),
         (lambda c: c["neck"].update(out_channels=2048), "far larger than its weights"),
-        (lambda c: c["detector"]["head"].update(num_convs=10**6), "far larger than its weights"),
+        (lambda c: c["detector"]["head"].update(num_convs=10**6), "num_convs=1000000: must be a whole number from 0"),
         (lambda c: c["solver"].update(test_evals=10**5), "must be a whole number from 1 to 1000"),
         (lambda c: c["image"].update(max_size=10**5), "must be a number up to 8192"),
         (lambda c: c["neck"].update(dropout=float("nan")), "neck.dropout=nan: must be a number"),
