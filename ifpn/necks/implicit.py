@@ -171,7 +171,11 @@ class EquilibriumNeck(Neck):
             # Before the solve: the last evaluation is the one that BatchNorm's statistics remember.
             second = second_evaluation(f, p0.detach()) if graded and self.options.correction_weight > 0 else None
             p, self.stats = self._solve(f, p0.detach())
-            if torch.is_grad_enabled() and bool((failed := torch.isinf(self.stats.forward.residual)).any()):
+            if (
+                self.stats is not None
+                and torch.is_grad_enabled()
+                and bool((failed := torch.isinf(self.stats.forward.residual)).any())
+            ):
                 # B of these images may hold NaN, which must not reach the gradients of the weights that make it.
                 with without_samples(failed):
                     b = self.project(features)
