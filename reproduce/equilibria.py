@@ -75,11 +75,13 @@ def _at_budget(predictor: Predictor, data: DetectionData, labels: Tensor, evals:
     evaluator = CocoEvaluator(data.val_dataset.annotations, data.category_ids, max_detections=data.max_detections)
     residual: list[float] = []
     for batch, targets in data.val_dataloader():
-        detections = predictor.detector([image.to(predictor.device).float() / 255 for image in batch])
+        detections = []
+        for image in batch:  # one by one: the neck remembers its last solve only, and sizes are solved apart
+            detections += predictor.detector([image.to(predictor.device).float() / 255])
+            stats: Any = body_of(predictor).neck.stats
+            residual += stats.forward.residual.tolist()
         detections = [{**{k: v.cpu() for k, v in d.items()}, "labels": labels[d["labels"].cpu()]} for d in detections]
         evaluator.update([int(t["image_id"]) for t in targets], detections)
-        stats: Any = body_of(predictor).neck.stats
-        residual += stats.forward.residual.tolist()
         if images is not None and len(residual) >= images:
             break
     summary = evaluator.compute().summary
