@@ -114,7 +114,7 @@ class SolverClock:
 def share(case: Case, rounds: int) -> float:
     """The solver's own share of a training step's time, median of some rounds."""
     module = importlib.import_module("ifpn.solvers.fixed_point")  # the package's attribute of this name is a function
-    plain = {name: getattr(module, name) for name in ("solve", "solve_adjoint")}
+    plain = {name: getattr(module, name) for name in ("search", "solve_adjoint")}
     shares = []
     try:
         for _ in range(rounds):

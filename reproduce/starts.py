@@ -84,7 +84,7 @@ def detect_together(detector: Any, images: Sequence[Tensor]) -> list[Any]:
     """
     batch, _ = detector.transform(list(images))
     sizes = [(image.shape[1], image.shape[2]) for image in images]
-    restored = detector.transform.postprocess(detector._detect(batch), batch.image_sizes, sizes)
+    restored = detector.transform.postprocess(detector.detect_batch(batch), batch.image_sizes, sizes)
     return clip(restored, sizes)
 
 

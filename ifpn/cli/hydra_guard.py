@@ -138,7 +138,7 @@ def check_hydra(node: Any) -> None:
         if not str(name).startswith(VARIABLES):
             raise ConfigError(f"hydra.job.env_set.{name} is not allowed: must start with {', '.join(VARIABLES)}.")
     subdir = node.get("output_subdir")
-    if subdir is not None and (not str(subdir).isidentifier()):
+    if subdir is not None and not re.fullmatch(r"\.?\w+", str(subdir)):
         raise ConfigError(f"hydra.output_subdir={subdir}: must be the name of a folder in run_dir, or null.")
 
 

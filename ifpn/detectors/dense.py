@@ -113,7 +113,7 @@ class DenseDetector(nn.Module):
         """
         sizes = check_images(images)
         if not self.training:
-            return detect_by_size(self.transform, images, sizes, self._detect)
+            return detect_by_size(self.transform, images, sizes, self.detect_batch)
         checked = check_targets(targets, len(images), self.num_classes)
         batch, checked = self.transform(list(images), checked)
         prediction, anchors = self._predict(batch)
@@ -122,7 +122,8 @@ class DenseDetector(nn.Module):
             losses: dict[str, Tensor] = self.criterion(prediction, anchors, checked)
         return {**losses, **self.body.auxiliary_losses}
 
-    def _detect(self, batch: ImageList) -> list[Detection]:
+    def detect_batch(self, batch: ImageList) -> list[Detection]:
+        """Detections of images that `transform` has resized and padded together, in pixels of the resized images."""
         prediction, anchors = self._predict(batch)
         with torch.autocast(device_type=batch.tensors.device.type, enabled=False):
             return self.postprocess(prediction, anchors, self.box_coder)

@@ -100,14 +100,15 @@ class FasterRCNN(nn.Module):
         """
         sizes = check_images(images)
         if not self.training:
-            return detect_by_size(self.transform, images, sizes, self._detect)
+            return detect_by_size(self.transform, images, sizes, self.detect_batch)
         checked = check_targets(targets, len(images), self.num_classes)
         shifted = [{"boxes": t["boxes"], "labels": t["labels"] + 1} for t in checked]
         batch, shifted = self.transform(list(images), shifted)
         _, losses = self._stages(batch, shifted)
         return {**losses, **self.body.auxiliary_losses}
 
-    def _detect(self, batch: ImageList) -> list[Detection]:
+    def detect_batch(self, batch: ImageList) -> list[Detection]:
+        """Detections of images that `transform` has resized and padded together, in pixels of the resized images."""
         found, _ = self._stages(batch, None)
         return [{**detection, "labels": detection["labels"] - 1} for detection in found]
 
