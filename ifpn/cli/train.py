@@ -43,6 +43,7 @@ from ifpn.runs.folder import (
 )
 from ifpn.runs.lock import folder_lock
 from ifpn.runs.restore import read_trained
+from ifpn.training.callbacks.early_stopping import EarlyStopping
 from ifpn.training.loggers import keep_rows
 from ifpn.training.loops import install_loops
 from ifpn.training.module import DetectionModule
@@ -85,7 +86,7 @@ def _train(cfg: DictConfig, build: Build, trainer: pl.Trainer, run_dir: Path) ->
     recipe: Recipe = build_part(cfg.schedule, "schedule")
     data.prepare_data()
     data.setup("fit")
-    check_ranks(trainer.world_size, len(data.val_dataset))
+    check_validation(trainer, data)
     world_size, accumulate = trainer.world_size, trainer.accumulate_grad_batches
     plan = recipe.plan(data.batch_size, world_size, accumulate, data.batches_per_epoch(world_size))
     module = build_module(cfg, build, data, recipe, plan)
@@ -124,6 +125,17 @@ def _weights_to_start_from(cfg: DictConfig, start: Start) -> dict[str, Any] | No
             "starts one at step 0 from weights alone."
         )
     return None if start.path else read_trained(cfg.init, "init")
+
+
+def check_validation(trainer: pl.Trainer, data: DetectionData) -> None:
+    """Refuse a validation set that cannot do what it is asked for."""
+    if data.has_validation:
+        check_ranks(trainer.world_size, len(data.val_dataset))
+    elif any(isinstance(callback, EarlyStopping) for callback in trainer.callbacks):  # type: ignore[attr-defined]
+        raise ConfigError(
+            "callbacks=early_stopping with data.val_share=0: without validation there is nothing to stop at. Hold "
+            "images back with data.val_share=0.1, or leave callbacks=early_stopping out."
+        )
 
 
 def check_ranks(ranks: int, images: int) -> None:
@@ -259,11 +271,6 @@ def print_header(
     console.print(f"[bold]detector[/]  {total / 1e6:.2f} M parameters, {trainable / 1e6:.2f} M trained")
     console.print(f"[bold]schedule[/]  {module.plan.summary}", soft_wrap=True)
     console.print(f"[bold]run[/]       {run_dir}", soft_wrap=True)
-    if not data.val_dataset.annotations.usable.any():
-        console.print(
-            "[bold]validation[/] has no boxes: AP is not measurable, best.ckpt and export/ hold the newest weights",
-            soft_wrap=True,
-        )
 
 
 def print_result(console: Console, module: DetectionModule, run_dir: Path) -> None:
