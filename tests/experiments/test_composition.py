@@ -223,8 +223,6 @@ def test_the_rows_of_the_control_differ_in_the_neck_alone() -> None:
     """Head, data, optimiser and steps are the same in all rows, and G the same wherever there is one."""
     rows = {row: composed("experiment=control", f"row={row}", "detector=atss") for row in CONTROL}
     made: dict[str, Any] = {row: resolved(cfg) for row, cfg in rows.items()}
-        row: resolved(composed("experiment=control", f"row={row}", "detector=atss")) for row in CONTROL
-    }
     for row, (name, settings) in CONTROL.items():
         neck = made[row]["neck"]
         assert neck["_target_"] == f"ifpn.necks.{name}"
