@@ -37,8 +37,8 @@ def export(cfg: DictConfig) -> Path:
     evals = applications(predictor.detector, cfg.test_evals)
     side = transform.min_size[-1]
     height, width = (cfg.height or side), (cfg.width or side * 4 // 3)
-    name = Address.parse(cfg.ckpt, "ckpt").name if on_hub(cfg.ckpt) else Path(cfg.ckpt).with_suffix("")
-    path = Path(cfg.out) if cfg.out else Path(f"{name}{SUFFIXES[cfg.format]}")
+    stem = Address.parse(cfg.ckpt, "ckpt").name if on_hub(cfg.ckpt) else str(Path(cfg.ckpt).with_suffix(""))
+    path = Path(cfg.out or f"{stem}{SUFFIXES[cfg.format]}")
     path.parent.mkdir(parents=True, exist_ok=True)
     kind = {"form": cfg.format, "evals": evals, "height": height, "width": width}
     facts = {"class_names": predictor.class_names, "category_ids": predictor.category_ids}

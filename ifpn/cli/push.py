@@ -47,10 +47,11 @@ def main(arguments: Sequence[str]) -> int:
         prepare(options.source, folder, address, options.licence)
         console.print(f"In {folder}: {', '.join(sorted(file.name for file in folder.iterdir()))}", soft_wrap=True)
         return 0
-    with TemporaryDirectory() as folder:
-        prepare(options.source, Path(folder), address, options.licence)
+    with TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        prepare(options.source, folder, address, options.licence)
         message = options.message or f"{Path(options.source).resolve().parent.name}, pushed by ifpn"
-        pinned = publish(Path(folder), address, message=message, private=options.private)
+        pinned = publish(folder, address, message=message, private=options.private)
     console.print(f"[bold]pushed[/]   {pinned}", soft_wrap=True)
     console.print(f"[bold]next[/]     ifpn predict ckpt={pinned} source=photos/", soft_wrap=True)
     return 0

@@ -47,8 +47,8 @@ class Profile(Callback):
         """Name the parts of the detector and the optimiser's step."""
         for name, part in _parts(pl_module.get_submodule("detector")):
             self._parts.append(name)
-            before = part.register_forward_pre_hook(lambda *_, name=name: self._enter(name))  # type: ignore[misc]
-            after = part.register_forward_hook(lambda *_, name=name: self._exit(name))  # type: ignore[misc]
+            before = part.register_forward_pre_hook(lambda *_, name=name: self._enter(name))
+            after = part.register_forward_hook(lambda *_, name=name: self._exit(name))
             self._undo += [before.remove, after.remove]
         for optimizer in trainer.optimizers:
             self._undo.append(optimizer.register_step_post_hook(lambda *_: self._exit(OPTIMISER)).remove)
@@ -112,7 +112,7 @@ class Profile(Callback):
     def _enter(self, name: str) -> None:
         if self.profiler is not None:
             span = record_function(f"part: {name}")
-            span.__enter__()
+            span.__enter__()  # type: ignore[no-untyped-call]
             self._open.setdefault(name, []).append(span)
 
     def _exit(self, name: str) -> None:
@@ -130,7 +130,7 @@ class Profile(Callback):
         for name in [*self._parts, BACKWARD, OPTIMISER]:
             seconds = found.get(f"part: {name}", 0.0)
             inner = {"neck": SEARCH, BACKWARD: ADJOINT}.get(name)
-            if inner in found:
+            if inner is not None and inner in found:
                 rows += [(inner, found[inner]), (f"{name} without it", seconds - found[inner])]
             else:
                 rows.append((name, seconds))

@@ -80,7 +80,7 @@ class SolverMonitor(Callback):
             return
         self._measured_at = step
 
-        def keep(module: nn.Module, arguments: tuple[Mapping[str, Tensor]]) -> None:
+        def keep(_: nn.Module, arguments: tuple[Mapping[str, Tensor]]) -> None:
             self._features.append({name: level.detach() for name, level in arguments[0].items()})
             handle.remove()
 
