@@ -108,7 +108,7 @@ def parameters_of(target: str) -> list[str]:
 PAPERS_NECK = {"out_channels": 256, "weight_norm": True, "dropout": 0.05, "output_norm": False, "jacobian_penalty": 0.0}
 
 # What an option is called when nothing is done.
-WITHOUT = {"block": "basic", "start": "zero", "fine_every": 1, "jacobian_every": 1.0}
+WITHOUT = {"block": "basic", "start": "zero", "jacobian_every": 1.0}
 
 
 @pytest.mark.parametrize(("table", "row"), OURS, ids=words)
