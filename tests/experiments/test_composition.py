@@ -213,7 +213,8 @@ CONTROL = {
     **{f"stack_{t}": ("StackedFPN", {"inject": True, "repeats": t, "residual_block": True}) for t in (1, 2, 4)},
     **{f"unroll_{t}": ("ImplicitFPN", {"solver": {"_target_": "ifpn.solvers.Unroll", "steps": t}}) for t in (1, 2, 4)},
     "broyden": ("ImplicitFPN", {"solver": {"train_evals": 15, "test_evals": 7}}),
-    "fast": ("ImplicitFPN", {"solver": {"train_evals": 7, "test_evals": 7}}),
+    "fast": ("ImplicitFPN", {"solver": {"train_evals": 7, "test_evals": 7, "warmup": 0.0}}),
+    "warmup": ("ImplicitFPN", {"solver": {"train_evals": 7, "test_evals": 7, "warmup": 0.5}}),
 }
 G = ("csc", "residual_block", "weight_norm", "dropout", "output_norm", "input_norm", "add_input")
 
