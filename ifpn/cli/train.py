@@ -267,6 +267,7 @@ def print_header(
 
 
 def print_result(console: Console, module: DetectionModule, run_dir: Path) -> None:
+    """Print the numbers of a finished run and the files in its folder."""
     if module.result is not None:
         for table in module.result.tables(module.metadata["class_names"]):
             console.print(table)

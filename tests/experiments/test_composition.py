@@ -222,11 +222,12 @@ G = ("csc", "residual_block", "weight_norm", "dropout", "output_norm", "input_no
 @pytest.mark.slow
 def test_the_rows_of_the_control_differ_in_the_neck_alone() -> None:
     """Head, data, optimiser and steps are the same in all rows, and G the same wherever there is one."""
-    made = {row: resolved(composed("experiment=control", f"row={row}", "detector=atss")) for row in CONTROL}
+    rows = {row: composed("experiment=control", f"row={row}", "detector=atss") for row in CONTROL}
+    made: dict[str, Any] = {row: resolved(cfg) for row, cfg in rows.items()}
     for row, (name, settings) in CONTROL.items():
         neck = made[row]["neck"]
         assert neck["_target_"] == f"ifpn.necks.{name}"
-        for key, value in settings.items():
+        for key, value in dict(settings).items():
             found = {k: neck[key][k] for k in value} if isinstance(value, dict) else neck[key]
             assert found == value, (row, key)
         others = {key: value for key, value in made[row].items() if key not in ("neck", "solver")}

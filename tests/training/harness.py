@@ -15,6 +15,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytorch_lightning as pl
 import torch
@@ -26,6 +27,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ifpn.cli import train as run_module
+from ifpn.config.build import build_list
 from ifpn.config.paths import CONF
 from ifpn.necks import ImplicitFPN
 from ifpn.runs.checkpoint import read_checkpoint
@@ -165,17 +167,13 @@ class Call(Callback):
 
 def train_here(cfg: DictConfig, *extra: Callback) -> dict[str, float]:
     """`train` with the tiny detector and more callbacks, in this process."""
-    build_list = run_module.build_list
 
     def with_extra(group: Any, path: str) -> list[Any]:
         built = build_list(group, path)
         return [*extra, *built] if any(isinstance(b, Callback) for b in built) else built
 
-    run_module.build_list = with_extra  # type: ignore[assignment]
-    try:
+    with mock.patch.object(run_module, "build_list", with_extra):
         return run_module.train(cfg, build=build_tiny)
-    finally:
-        run_module.build_list = build_list
 
 
 def train_in_processes(cfg: DictConfig, *extra: Callback, ranks: int = 1, timeout: float = 120) -> list[int]:
