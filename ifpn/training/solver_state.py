@@ -33,7 +33,7 @@ class RadiusProbe:
     def arm(self, neck: EquilibriumNeck) -> None:
         """Keep what the neck's next forward is given."""
 
-        def keep(module: nn.Module, arguments: tuple[Mapping[str, Tensor]]) -> None:
+        def keep(_: nn.Module, arguments: tuple[Mapping[str, Tensor]]) -> None:
             self._features = [{name: level.detach() for name, level in arguments[0].items()}]
             handle.remove()
 
