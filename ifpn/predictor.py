@@ -21,6 +21,7 @@ from ifpn.detections import Detections, SolverFacts
 from ifpn.detectors.views import Found, detect_views
 from ifpn.errors import ConfigError, UserError
 from ifpn.necks import EquilibriumNeck, Stream
+from ifpn.runs.hub import on_hub
 from ifpn.runs.restore import read_trained, restore_detector
 
 Size = int | Sequence[int] | None
@@ -279,7 +280,8 @@ def load(
     """Load a checkpoint that a run wrote, ready to predict. Loading never executes code from the file.
 
     Args:
-        path: a .ckpt file, the folder `export` of a run (or its model.safetensors), or an .onnx file of `ifpn export`.
+        path: a .ckpt file, the folder `export` of a run (or its model.safetensors), an .onnx file of `ifpn export`, or
+            `hf://user/name@revision`, an export on the Hugging Face hub.
         device: `auto` takes a GPU if there is one.
         score_threshold: detections below are left out. None: the score at which the last validation had the highest
             F1, if the file knows it, else 0.
@@ -289,7 +291,7 @@ def load(
     Raises:
         ConfigError: missing, damaged, or foreign file.
     """
-    if Path(path).suffix == ".onnx":
+    if not on_hub(path) and Path(path).suffix == ".onnx":
         return _load_onnx(Path(path), score_threshold, size, flip)
     checkpoint = read_trained(path)
     metadata, detector = checkpoint["ifpn"], restore_detector(checkpoint, path)

@@ -212,7 +212,6 @@ def split_remarks(train: CocoDataset, val: CocoDataset) -> list[str]:
 def shared_images(train: CocoDataset, val: CocoDataset) -> list[str]:
     """Return the files of `val` that are files of `train` too."""
     files = [
-        {os.path.join(os.path.realpath(data.folder), data.file_name(int(i))) for i in data.images}
-        for data in (train, val)
+        {str(Path(os.path.realpath(data.folder), data.file_name(int(i)))) for i in data.images} for data in (train, val)
     ]
     return sorted(files[0] & files[1])

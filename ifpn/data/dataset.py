@@ -191,11 +191,12 @@ def _images_below(root: Path, leave_out: str | Path | None) -> tuple[list[Path],
     found: list[Path] = []
     others: list[str] = []
     for folder, inner, names in os.walk(root):  # does not follow links to folders, which may lead round in a circle
-        inner[:] = [name for name in inner if os.path.realpath(os.path.join(folder, name)) != unwanted]
+        inner[:] = [name for name in inner if os.path.realpath(Path(folder, name)) != unwanted]
         for name in names:
             file = Path(folder, name)
-            # a link that leads nowhere is listed, so that reading it says so; pipes and devices are not
-            if file.suffix.lower() in SUFFIXES and (os.path.isfile(file) or os.path.islink(file)):
+            # a link that leads nowhere is listed, so that reading it says so; pipes and devices are not. Path.is_file
+            # would raise where a folder may not be searched.
+            if file.suffix.lower() in SUFFIXES and (os.path.isfile(file) or os.path.islink(file)):  # noqa: PTH113, PTH114
                 found.append(file)
             elif not name.startswith("."):
                 others.append(name)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import fcntl
 import json
 import logging
-import os
 import shutil
 import tempfile
 import time
@@ -131,11 +130,11 @@ def _replace(root: Path, name: str, stamp: Stamp, write: Callable[[Path], None])
         fresh.chmod(0o755)  # mkdtemp's folders are private
         if root.exists():
             old = Path(tempfile.mkdtemp(prefix=f".{root.name}.old.", dir=root.parent))
-            os.rename(root, old / "data")
-            os.rename(fresh, root)
+            root.rename(old / "data")
+            fresh.rename(root)
             shutil.rmtree(old)
         else:
-            os.rename(fresh, root)
+            fresh.rename(root)
     finally:
         shutil.rmtree(fresh, ignore_errors=True)
     count, seconds = stamp["num_train"] + stamp["num_val"], time.perf_counter() - begun

@@ -67,7 +67,10 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def finished(data: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     """A finished run and what it printed."""
     folder = tmp_path_factory.mktemp("run") / "uninterrupted"
-    return folder, run(arguments(data, folder, "data.workers=0")).stdout
+    done = run(arguments(data, folder, "data.workers=0"))
+    stray = [line for line in done.stderr.splitlines() if "starts from random values" not in line]  # asked for
+    assert stray == []
+    return folder, done.stdout
 
 
 def test_the_run_folder_tells_its_story(finished: tuple[Path, str]) -> None:
@@ -82,6 +85,8 @@ def test_the_run_folder_tells_its_story(finished: tuple[Path, str]) -> None:
     for picture in PICTURES:
         with Image.open(folder / picture) as image:
             assert min(image.size) > (100 if picture == BATCH else 300)  # two images of 64 px, not enlarged
+    assert "detector  autoassign, neck implicit, csc pyramid, solver fast, backbone efficientnet_lite0\n" in printed
+    assert "precision 32-true" in printed
     assert "AP50" in printed
     with open(folder / "metrics.csv") as file:
         rows = list(csv.DictReader(file))

@@ -29,7 +29,12 @@ def break_loss(trainer: Any, module: Any) -> None:
 
 def break_gradient(trainer: Any, module: Any) -> None:
     """A finite loss with a gradient that is not."""
-    handle = module.detector.head.weight.register_hook(lambda g: (handle.remove(), g * float("inf"))[1])
+
+    def hook(gradient: torch.Tensor) -> torch.Tensor:
+        handle.remove()
+        return gradient * float("inf")
+
+    handle = module.detector.head.weight.register_hook(hook)
 
 
 def _break(layer: nn.Module) -> None:
