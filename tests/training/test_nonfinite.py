@@ -10,9 +10,10 @@ import pytest
 import torch
 from torch import nn
 
+from benchmarks.lives import tensors_hash
 from ifpn.runs.checkpoint import read_checkpoint
 from ifpn.training.callbacks.nonfinite import NonFiniteError
-from tests.training.harness import STEPS, TWO_RANKS, Call, configuration, tensors_hash, train_here, train_in_processes
+from tests.training.harness import STEPS, TWO_RANKS, Call, configuration, train_here, train_in_processes
 
 pytestmark = [
     pytest.mark.process,

@@ -3,17 +3,26 @@
 from __future__ import annotations
 
 import csv
+import random
+from itertools import combinations
 from pathlib import Path
 
 import pytest
 
+from benchmarks.lives import Kill
+from benchmarks.resume_trial import FACTORS, SETTINGS, Trial, covering_array, differences, moments, trials
 from ifpn.runs.checkpoint import read_checkpoint
-from tests.training.harness import STEPS, TWO_RANKS, Kill, configuration, tensors_hash, train_in_processes
+from tests.training.harness import STEPS, build_tiny, configuration, train_in_processes
 
 pytestmark = [
     pytest.mark.process,
     pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork:DeprecationWarning"),
 ]
+
+LEFT_OUT = ("solver", "detector")  # of the tiny network
+SLOW = ("2, by Lightning", "any moment")
+TRIED = {f: [x for x in levels if x not in SLOW] for f, levels in FACTORS.items() if f not in LEFT_OUT}
+ARRAY = covering_array(TRIED, 8, random.Random(18))  # a seed with which eight rows are enough
 
 # (where, after how many optimiser steps): one run is killed at all of these, one after the other.
 KILLS = [
@@ -27,36 +36,26 @@ KILLS = [
 ]
 
 
-def uninterrupted(data: Path, folder: Path, ranks: int, *overrides: str) -> Path:
-    assert train_in_processes(configuration(data, folder, *overrides), ranks=ranks) == [0] * ranks
-    return folder
-
-
-def killed_and_resumed(data: Path, folder: Path, ranks: int, kills: list[tuple[str, int]], *overrides: str) -> Path:
-    for number, (point, step) in enumerate(kills):
-        resume = ["ckpt=last"] if number else []
-        cfg = configuration(data, folder, *overrides, *resume)
-        codes = train_in_processes(cfg, Kill(point, step), ranks=ranks)
-        assert -9 in codes, (point, step, codes, Path(f"{folder}.rank0.log").read_text())
-    cfg = configuration(data, folder, *overrides, "ckpt=last")
-    codes = train_in_processes(cfg, ranks=ranks)
-    assert codes == [0] * ranks, Path(f"{folder}.rank0.log").read_text()
-    return folder
-
-
-def assert_same(first: Path, second: Path) -> None:
-    assert tensors_hash(second / "last.ckpt") == tensors_hash(first / "last.ckpt")
-    assert tensors_hash(second / "best.ckpt") == tensors_hash(first / "best.ckpt")
-    assert (second / "metrics.csv").read_text() == (first / "metrics.csv").read_text()
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("trials")
 
 
 @pytest.fixture(scope="module")
 def whole(small_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return uninterrupted(small_data, tmp_path_factory.mktemp("run") / "whole", 1)
+    folder = tmp_path_factory.mktemp("run") / "whole"
+    assert train_in_processes(configuration(small_data, folder)) == [0]
+    return folder
 
 
 def test_killed_anywhere_and_resumed_is_bit_identical(whole: Path, small_data: Path, tmp_path: Path) -> None:
-    assert_same(whole, killed_and_resumed(small_data, tmp_path / "killed", 1, KILLS))
+    folder = tmp_path / "killed"
+    for number, (point, step) in enumerate(KILLS):
+        resume = ["ckpt=last"] if number else []
+        codes = train_in_processes(configuration(small_data, folder, *resume), Kill(point, step))
+        assert codes == [-9], (point, step, Path(f"{folder}.rank0.log").read_text())
+    assert train_in_processes(configuration(small_data, folder, "ckpt=last")) == [0]
+    assert not differences(whole, folder)
 
 
 def test_every_step_and_every_validation_has_one_row(whole: Path) -> None:
@@ -67,40 +66,21 @@ def test_every_step_and_every_validation_has_one_row(whole: Path) -> None:
     assert [int(r["epoch"]) for r in rows if r["train/loss"]] == [0] * 5 + [1] * 5
 
 
-def test_loader_workers_change_nothing_killed_or_not(whole: Path, small_data: Path, tmp_path: Path) -> None:
-    assert_same(
-        whole, killed_and_resumed(small_data, tmp_path / "killed", 1, [("gradient", 4), ("start", 7)], "data.workers=2")
-    )
+@pytest.mark.parametrize("number", range(8))
+def test_a_covering_array_of_options_and_kills(number: int, runs: Path) -> None:
+    """Average, accumulation, skipped steps, workers, ranks, kills: every two levels of two of them meet."""
+    draw = random.Random(number)
+    trial = Trial(ARRAY[number], moments(ARRAY[number], draw), [*SETTINGS, f"data.root={runs}/data"], build_tiny)
+    whole, seconds = trial.whole(runs)
+    assert trial.killed(runs / f"trial_{number}", seconds, draw) == len(trial.ends)
+    assert not differences(whole, runs / f"trial_{number}")
+    saved = read_checkpoint(whole / "last.ckpt")
+    averaged = [not saved["state_dict"][n].equal(w) for n, w in saved.get("training_weights", {}).items()]
+    assert any(averaged) == (trial.levels["average"] == "yes")
 
 
-def test_two_processes(small_data: Path, tmp_path: Path) -> None:
-    """Both ranks are killed at once, as by a power cut; in the second life one epoch is left."""
-    first = uninterrupted(small_data, tmp_path / "whole", 2, *TWO_RANKS)
-    second = killed_and_resumed(small_data, tmp_path / "killed", 2, [("gradient", 3), ("validation", 5)], *TWO_RANKS)
-    assert_same(first, second)
-
-
-@pytest.mark.parametrize(
-    ("accumulate", "kills"),
-    [
-        (1, [("gradient", 4), ("start", 8)]),
-        (3, [("start", 3)]),  # the first batches after the resume do not step, and must not count for the average
-    ],
-)
-def test_the_average_of_the_weights_resumes_too_and_is_what_is_saved(
-    accumulate: int, kills: list[tuple[str, int]], small_data: Path, tmp_path: Path
-) -> None:
-    more = ("callbacks=ema", "callbacks.ema.decay=0.5", f"trainer.accumulate_grad_batches={accumulate}")
-    more += ("schedule.val_every=2",) if accumulate == 1 else ()
-    first = uninterrupted(small_data, tmp_path / "whole", 1, *more)
-    second = killed_and_resumed(small_data, tmp_path / "killed", 1, kills, *more)
-    assert_same(first, second)
-    saved = read_checkpoint(first / "last.ckpt")
-    assert any(not saved["state_dict"][n].equal(w) for n, w in saved["training_weights"].items())
-
-
-def test_accumulated_gradients(small_data: Path, tmp_path: Path) -> None:
-    more = ("trainer.accumulate_grad_batches=2", "callbacks.last.every_n_steps=1")
-    first = uninterrupted(small_data, tmp_path / "whole", 1, *more)
-    second = killed_and_resumed(small_data, tmp_path / "killed", 1, [("gradient", 1), ("gradient", 4)], *more)
-    assert_same(first, second)
+def test_the_arrays_hold_every_pair_of_levels() -> None:
+    for factors, array in ((TRIED, ARRAY), (FACTORS, [trial.levels for trial in trials(60, 0, [])])):
+        for (f, first), (g, second) in combinations(factors.items(), 2):
+            assert {(row[f], row[g]) for row in array} == {(a, b) for a in first for b in second}
+    assert (len(ARRAY), len(array)) == (8, 60)
