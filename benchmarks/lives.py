@@ -118,7 +118,9 @@ def train_in_processes(
     """The same in processes of their own; their exit codes, -9 for one that was killed.
 
     Args:
-        cfg, extra, build: as `train_here`.
+        cfg: as `train_here`.
+        *extra: as `train_here`.
+        build: as `train_here`.
         ranks: so many processes.
         timeout: seconds after which the run counts as hanging.
         command: `sys.argv` with which Lightning starts the other ranks itself, `python -m` before it.

@@ -56,6 +56,8 @@ PATIENCE = 600.0  # seconds that a life may take, and that a rank waits for anot
 TWO = ("trainer=ddp", "trainer.devices=2", "trainer.accelerator=cpu", "data.batch_size=1")
 TWO += (f"trainer.strategy.timeout_seconds={PATIENCE}",)
 HEAD = "detector.head.num_convs=1"
+STEADY = ("solver.easy=null", "solver.hard=null")
+BY_RADIUS = ("solver.easy.radius=0.1", "solver.hard.radius=0.15")
 # What a trial varies: {factor: {level: overrides}}. A new option is one line here.
 FACTORS: dict[str, dict[str, tuple[str, ...]]] = {
     "average": {"no": (), "yes": ("callbacks=ema", "callbacks.ema.decay=0.5")},
@@ -67,6 +69,9 @@ FACTORS: dict[str, dict[str, tuple[str, ...]]] = {
         "broyden": ("solver=broyden", "solver.train_evals=4", "solver.backward.max_vjps=3"),
         "anderson": ("solver=anderson", "solver.train_evals=4", "solver.backward.max_vjps=3"),
         "fast": ("solver=fast",),
+        # a warm-up, then random budgets | a warm-up, then the budget chosen by the measured spectral radius
+        "fast, changing": ("solver=fast", "solver.warmup=0.4", "solver.random_evals=[2,5]", *STEADY),
+        "fast, by radius": ("solver=fast", "solver.warmup=1", "solver.radius_every=2", *BY_RADIUS),
         "cheap": ("solver=cheap",),
         "two_step": ("solver=two_step",),
         "unroll": ("solver=unroll",),

@@ -39,7 +39,8 @@ def block_cost(
     Args:
         make: builds the block (on the meta device).
         channels: C of every level.
-        height, width: of the image, in pixels, padding included.
+        height: of the image, in pixels, padding included.
+        width: likewise.
         inputs: how many pyramids the block takes (MDEQ's function: 2).
         levels: number of levels from P3 up.
     """
@@ -57,7 +58,8 @@ def neck_cost(make: Callable[[], Neck], height: int, width: int, strides: tuple[
 
     Args:
         make: builds the neck (on the meta device).
-        height, width: of the image, in pixels, padding included.
+        height: of the image, in pixels, padding included.
+        width: likewise.
         strides: of the backbone levels it takes.
     """
     sizes = level_sizes(height, width, strides)

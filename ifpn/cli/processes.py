@@ -40,7 +40,7 @@ def job_command(job: Job, hydra_overrides: Sequence[str], *, resume: bool) -> li
     mine = [o for o in job.overrides if o.partition("=")[0] not in ("run_dir", "ckpt")]
     return [
         sys.executable,
-        os.path.abspath(sys.argv[0]),
+        str(Path(sys.argv[0]).absolute()),
         *mine,
         *kept,
         f"run_dir='{quoted}'",
@@ -59,7 +59,7 @@ class Processes:
 
     def run(self, command: Sequence[str], log: Path, *, shown: bool) -> int:
         """Run `command` to its end. log: where its output goes; shown: to ours as well. Returns the exit status."""
-        with open(log, "ab") as output, open(log, "rb") as follow:
+        with log.open("ab") as output, log.open("rb") as follow:
             follow.seek(0, os.SEEK_END)
             with self._lock:
                 if self.stopped:

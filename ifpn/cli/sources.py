@@ -59,7 +59,8 @@ def find_sources(source: str, leave_out: Path, downloads: Path) -> Sources:
     if path.suffix.lower() in _LISTS and path.is_file():
         return _listed(path)
     if not path.exists() and not path.is_symlink() and glob.has_magic(source):
-        found = sorted(Path(name) for name in glob.glob(str(path), recursive=True) if Path(name).is_file())
+        names = glob.glob(str(path), recursive=True)  # noqa: PTH207 (Path.glob takes no absolute pattern)
+        found = sorted(Path(name) for name in names if Path(name).is_file())
         if not found:
             raise DataError(f"source={source}: no file fits the pattern.")
         return Sources(_common_folder(found), found)

@@ -107,7 +107,7 @@ def _stopping(processes: Processes) -> Iterator[None]:
         yield
         return
 
-    def stop(number: int, frame: FrameType | None) -> None:
+    def stop(number: int, _: FrameType | None) -> None:
         processes.stop()
         raise SystemExit(128 + number)
 

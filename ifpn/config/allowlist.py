@@ -110,6 +110,7 @@ def _top(module: str) -> str:
 
 
 def targets(node: Any, path: str) -> Iterator[tuple[str, object]]:
+    """Yield every `_target_` below a node with the path to it, `path` being that of the node."""
     if isinstance(node, Mapping):
         for key, value in node.items():
             below = f"{path}.{key}" if path else str(key)

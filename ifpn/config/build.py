@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def build_detector(cfg: DictConfig, num_classes: int) -> nn.Module:
-    """backbone -> neck -> detector, from the groups of a configuration.
+    """Build backbone, neck and detector from the groups of a configuration.
 
     The sizes that rooms need of each other (channels of the backbone, number of classes of the data) are passed here,
     so that no part of the configuration repeats another.

@@ -129,10 +129,10 @@ def no_larger_than(weights: Mapping[str, Tensor]) -> Iterator[None]:
         if left[what] < 0:
             raise ConfigError("its configuration describes a network far larger than its weights.")
 
-    def tensor(module: nn.Module, name: str, value: Tensor | None) -> None:
+    def tensor(_: nn.Module, __: str, value: Tensor | None) -> None:
         count("numbers", 0 if value is None else value.numel())
 
-    def child(module: nn.Module, name: str, value: nn.Module | None) -> None:
+    def child(*_: object) -> None:
         count("modules", 1)
 
     with ExitStack() as stack:

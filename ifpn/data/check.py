@@ -163,6 +163,15 @@ def _notes(data: CocoDataset) -> list[str]:
     return notes + class_remarks(found) + crowding_remarks(found)
 
 
+def counted(data: CocoDataset) -> str:
+    """Say how many images, boxes and classes there are."""
+    found = data.annotations
+    return (
+        f"{len(data)} of {len(found)} images, {found.usable.sum()} usable boxes, {found.crowd.sum()} crowd regions, "
+        f"{len(found.categories.ids)} classes ({found.path})"
+    )
+
+
 def class_remarks(found: CocoAnnotations) -> list[str]:
     """Say which classes have no box."""
     empty = [name for name, n in zip(found.categories.names, found.boxes_per_class(), strict=True) if not n]
@@ -203,7 +212,6 @@ def split_remarks(train: CocoDataset, val: CocoDataset) -> list[str]:
 def shared_images(train: CocoDataset, val: CocoDataset) -> list[str]:
     """Return the files of `val` that are files of `train` too."""
     files = [
-        {os.path.join(os.path.realpath(data.folder), data.file_name(int(i))) for i in data.images}
-        for data in (train, val)
+        {str(Path(os.path.realpath(data.folder), data.file_name(int(i)))) for i in data.images} for data in (train, val)
     ]
     return sorted(files[0] & files[1])

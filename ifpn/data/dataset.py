@@ -172,7 +172,7 @@ class ImageFolder(Dataset[tuple[Path, Tensor]]):
         if not self.left_out:
             return ""
         phone = any(name.lower().endswith((".heic", ".heif")) for name in self.left_out)
-        hint = ". `pip install pillow-heif` reads HEIC" if phone else ""
+        hint = ". `pip install 'ifpn[heic]'` reads HEIC" if phone else ""
         return f"left out, because their names do not end like an image's: {kinds_of(self.left_out)}{hint}"
 
     def __len__(self) -> int:
@@ -191,11 +191,12 @@ def _images_below(root: Path, leave_out: str | Path | None) -> tuple[list[Path],
     found: list[Path] = []
     others: list[str] = []
     for folder, inner, names in os.walk(root):  # does not follow links to folders, which may lead round in a circle
-        inner[:] = [name for name in inner if os.path.realpath(os.path.join(folder, name)) != unwanted]
+        inner[:] = [name for name in inner if os.path.realpath(Path(folder, name)) != unwanted]
         for name in names:
             file = Path(folder, name)
-            # a link that leads nowhere is listed, so that reading it says so; pipes and devices are not
-            if file.suffix.lower() in SUFFIXES and (os.path.isfile(file) or os.path.islink(file)):
+            # a link that leads nowhere is listed, so that reading it says so; pipes and devices are not. Path.is_file
+            # would raise where a folder may not be searched.
+            if file.suffix.lower() in SUFFIXES and (os.path.isfile(file) or os.path.islink(file)):  # noqa: PTH113, PTH114
                 found.append(file)
             elif not name.startswith("."):
                 others.append(name)

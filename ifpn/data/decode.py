@@ -1,5 +1,4 @@
-"""Image files as upright 8-bit RGB, whatever their mode and orientation tag; hostile and broken files are
-refused.
+"""Image files as upright 8-bit RGB, whatever their mode and orientation tag; hostile and broken ones are refused.
 
 The rules
 * Orientation: a picture is turned as its EXIF tag says. With annotations, their width and height decide:
@@ -17,8 +16,7 @@ The rules
 from __future__ import annotations
 
 import contextlib
-import importlib.util
-import os
+import importlib
 import stat
 import warnings
 from collections.abc import Callable, Iterator
@@ -37,7 +35,7 @@ SUFFIXES: tuple[str, ...] = (".jpg", ".jpeg", ".jfif", ".jpe", ".mpo", ".png", "
 SUFFIXES += (".bmp", ".gif", ".ppm", ".pgm")
 if features.check("avif"):
     FORMATS, SUFFIXES = (*FORMATS, "AVIF"), (*SUFFIXES, ".avif")
-if importlib.util.find_spec("pillow_heif") is not None:  # optional: photographs of phones
+with contextlib.suppress(ImportError):  # of the extra 'heic': photographs of phones
     importlib.import_module("pillow_heif").register_heif_opener()
     FORMATS, SUFFIXES = (*FORMATS, "HEIF"), (*SUFFIXES, ".heic", ".heif", ".hif")
 ORIENTATION = 0x0112
@@ -107,7 +105,7 @@ def _opened(image: str | Path | Image.Image, name: str) -> Iterator[Image.Image]
             _require_file(image)
             # a handle, not a name: Pillow maps a file opened by name into memory, and then reads uncompressed
             # TIFFs that lie on their side with the wrong row length
-            with open(image, "rb") as file, Image.open(file, formats=FORMATS) as picture:
+            with Path(image).open("rb") as file, Image.open(file, formats=FORMATS) as picture:
                 yield picture
     except BadImage:
         raise
@@ -124,7 +122,7 @@ def _opened(image: str | Path | Image.Image, name: str) -> Iterator[Image.Image]
 
 def _require_file(path: str | Path) -> None:
     """Opening a pipe would wait for ever, and a device can be read without end."""
-    if not stat.S_ISREG(os.stat(path).st_mode):
+    if not stat.S_ISREG(Path(path).stat().st_mode):
         raise BadImage(f"{path} is not a file that holds a picture (it is a folder, a pipe or a device)")
 
 

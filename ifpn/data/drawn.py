@@ -5,7 +5,6 @@ from __future__ import annotations
 import fcntl
 import json
 import logging
-import os
 import shutil
 import tempfile
 import time
@@ -136,7 +135,7 @@ def _draw(root: Path, name: str, stamp: Stamp, write: Callable[[Path], None]) ->
         write(fresh)
         (fresh / f"{name}.json").write_text(json.dumps(stamp), encoding="utf-8")
         fresh.chmod(0o755)  # mkdtemp's folders are private
-        os.rename(fresh, root)  # onto nothing, or an empty folder; anything else the system refuses
+        fresh.rename(root)  # onto nothing, or an empty folder; anything else the system refuses
     finally:
         shutil.rmtree(fresh, ignore_errors=True)
     count, seconds = stamp["num_train"] + stamp["num_val"], time.perf_counter() - begun

@@ -64,7 +64,7 @@ def _box(centre: float, rx: float, ry: float) -> tuple[int, int, int, int]:
     return round(centre - rx), round(centre - ry), round(centre + rx), round(centre + ry)
 
 
-def disc(size: float, rng: Random) -> Figure:
+def disc(size: float, _: Random) -> Figure:
     """A filled circle."""
     mask, pen, centre = _canvas(size)
     radius = size * SUPERSAMPLE / 2

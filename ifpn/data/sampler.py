@@ -1,5 +1,4 @@
-"""The order of training as a pure function: batch k depends on (seed, k, rank, world size) and on nothing
-that happened.
+"""The order of training as a pure function: batch k depends on seed, k, rank and world size, not on what happened.
 
 Nothing has to be saved to go on after an interruption but the number k of the next batch, and a run resumed
 with another number of loader workers sees the same images with the same augmentation.

@@ -50,6 +50,7 @@ def negative_exemption(overlap: Tensor, inside: Tensor, labels: Tensor, num_clas
         overlap: (A,) best IoU of each predicted box with any target.
         inside: (A, G) whether the location lies inside the box.
         labels: (G,) classes.
+        num_classes: K.
 
     Returns:
         (A, K) in 0..1.

@@ -22,11 +22,11 @@ class BoxCoder(Protocol):
         ...
 
     def encode(self, boxes: Tensor, points: Tensor, sizes: Tensor) -> Tensor:
-        """boxes (..., 4) xyxy, points (..., 2), sizes (..., 2) -> code (..., 4)."""
+        """Boxes (..., 4) xyxy, points (..., 2), sizes (..., 2) -> code (..., 4)."""
         ...
 
     def decode(self, code: Tensor, points: Tensor, sizes: Tensor) -> Tensor:
-        """code (..., 4), points (..., 2), sizes (..., 2) -> boxes (..., 4) xyxy."""
+        """Code (..., 4), points (..., 2), sizes (..., 2) -> boxes (..., 4) xyxy."""
         ...
 
 
@@ -39,11 +39,11 @@ class LTRBCoder:
         return output.relu() * stride
 
     def encode(self, boxes: Tensor, points: Tensor, sizes: Tensor) -> Tensor:
-        """boxes (..., 4) xyxy, points (..., 2) -> distances (..., 4); sizes are not used."""
+        """Boxes (..., 4) xyxy, points (..., 2) -> distances (..., 4); sizes are not used."""
         return side_distances(points, boxes)
 
     def decode(self, code: Tensor, points: Tensor, sizes: Tensor) -> Tensor:
-        """code (..., 4) in px, points (..., 2) -> boxes (..., 4); sizes are not used."""
+        """Code (..., 4) in px, points (..., 2) -> boxes (..., 4); sizes are not used."""
         return torch.cat([points - code[..., :2], points + code[..., 2:]], dim=-1)
 
 
@@ -69,14 +69,14 @@ class DeltaCoder:
         return output
 
     def encode(self, boxes: Tensor, points: Tensor, sizes: Tensor) -> Tensor:
-        """boxes (..., 4) xyxy of positive size -> code (..., 4)."""
+        """Boxes (..., 4) xyxy of positive size -> code (..., 4)."""
         weights = boxes.new_tensor(self.weights)
         extent = boxes[..., 2:] - boxes[..., :2]
         shift = (boxes[..., :2] + extent / 2 - points) / sizes
         return torch.cat([shift, (extent / sizes).log()], dim=-1) * weights
 
     def decode(self, code: Tensor, points: Tensor, sizes: Tensor) -> Tensor:
-        """code (..., 4) -> boxes (..., 4); the logarithmic sizes are limited to ln(1000 / 16)."""
+        """Code (..., 4) -> boxes (..., 4); the logarithmic sizes are limited to ln(1000 / 16)."""
         code = code / code.new_tensor(self.weights)
         centre = points + code[..., :2] * sizes
         half = code[..., 2:].clamp(max=MAX_LOG_RATIO).exp() * sizes / 2

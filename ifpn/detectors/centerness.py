@@ -42,9 +42,12 @@ def centerness_losses(
 
     Args:
         prediction: cls_logits (N, A, K), box_code (N, A, 4), quality_logits (N, A, 1).
+        anchors: of the images of this batch.
+        targets: boxes and labels, one dict per image.
         matched: (N, A) index of the target box of each location within its image, `BACKGROUND` for none.
         coding: how box_code is read.
-        alpha, gamma: of the focal loss.
+        alpha: weight of positives in the focal loss.
+        gamma: its exponent.
         box_weight: factor of the GIoU loss.
         count_empty: an image without positives adds one to N, as in mmdet.
 

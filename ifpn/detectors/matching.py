@@ -49,6 +49,9 @@ def match_anchors(overlap: Tensor, background: float, foreground: float, *, low_
 
     Args:
         overlap: (G, A) IoU of boxes and anchors; G may be 0.
+        background: IoU below which an anchor is background.
+        foreground: IoU from which it is positive.
+        low_quality: whether the best anchors of every box are positive at any IoU.
 
     Returns:
         (A,) box index, `BACKGROUND` or `IGNORED`.

@@ -54,7 +54,7 @@ class Postprocess:
         ]
 
     def _image(self, cls: Tensor, quality: Tensor | None, boxes: Tensor, sizes: Sequence[int]) -> Detection:
-        """cls (A, K), quality (A, 1), boxes (A, 4) -> one image's detections."""
+        """Scores (A, K), quality (A, 1), boxes (A, 4) -> one image's detections."""
         rank = cls * quality if quality is not None and self.score == "quality" else cls
         num_classes = cls.shape[1]
         chosen, start = [], 0

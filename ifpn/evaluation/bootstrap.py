@@ -97,7 +97,7 @@ class Difference:
 
     @property
     def difference(self) -> float:
-        """a less b."""
+        """The AP of `a` less that of `b`."""
         return self.a - self.b
 
 
@@ -108,7 +108,8 @@ def paired_bootstrap(a: ScoredMatches, b: ScoredMatches, resamples: int = 1000, 
     with another seed, moves the AP as well, and that is not in it.
 
     Args:
-        a, b: matches with the same truth.
+        a: matches of one detector.
+        b: of the other, with the same truth.
         resamples: number of resamples.
         seed: of the resamples.
 

@@ -43,11 +43,11 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         beside.unlink(missing_ok=True)
-        with open(beside, "xb") as file:  # O_EXCL: fails on a link that was planted in between
+        with beside.open("xb") as file:  # O_EXCL: fails on a link that was planted in between
             yield file
             file.flush()
             os.fsync(file.fileno())
-        os.replace(beside, path)
+        beside.replace(path)
         _sync_folder(path.parent)
     except BaseException as error:
         _remove(beside)
@@ -78,9 +78,7 @@ def refuse_links(folder: Path, names: Iterable[str]) -> None:
     for name in names:
         path = folder / name
         if path.is_symlink():
-            raise ConfigError(
-                f"{path} is a link to {os.readlink(path)}, and nothing is written through one: remove it."
-            )
+            raise ConfigError(f"{path} is a link to {path.readlink()}, and nothing is written through one: remove it.")
 
 
 def _sync_folder(folder: Path) -> None:

@@ -36,13 +36,13 @@ def inner_products(history: Tensor, x: Tensor) -> Tensor:
 
 
 def weighted_sum(history: Tensor, weights: Tensor, out: Tensor) -> Tensor:
-    """out (B, N) = sum over k of weights (B, K) times rows of history (B, K, N). `out` must be contiguous."""
+    """Set out (B, N) to the sum over k of weights (B, K) times rows of history (B, K, N). `out`: contiguous."""
     torch.bmm(weights.to(history.dtype).unsqueeze(1), history, out=out.unsqueeze(1))
     return out
 
 
 def add_weighted_sum_(row: Tensor, history: Tensor, weights: Tensor) -> Tensor:
-    """row (B, N) += sum over k of weights (B, K) times rows of history (B, K, N), in place.
+    """Add to row (B, N), in place, the sum over k of weights (B, K) times rows of history (B, K, N).
 
     `row` may be another row of the buffer that `history` is a slice of.
     """

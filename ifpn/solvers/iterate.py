@@ -34,6 +34,8 @@ def solve(f: Map, z0: Tensor, solver: StepRule, *, max_evals: int, rtol: float =
         z0: (B, ...) first state. It is only read.
         solver: Broyden(), Anderson() or Picard().
         max_evals: evaluations of f, at least 1.
+        rtol: relative tolerance, at least 0.
+        atol: absolute tolerance, at least 0.
 
     Returns:
         Solution; `value` has the shape of z0 and is float32 or float64. It is finite wherever z0 is: a sample

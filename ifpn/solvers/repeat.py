@@ -36,7 +36,7 @@ def without_samples(failed: Tensor) -> Iterator[None]:
 
 
 def rows(mask: Tensor, like: Tensor) -> Tensor:
-    """mask (B,) as (B, 1, ...), to be broadcast over `like`."""
+    """View mask (B,) as (B, 1, ...), to be broadcast over `like`."""
     return mask.view(-1, *[1] * (like.dim() - 1))
 
 

@@ -99,7 +99,7 @@ def keep_rows(path: Path, count: int) -> None:
 
 def _read(path: Path) -> tuple[list[str], list[dict[str, Any]]]:
     try:
-        with open(path, newline="") as file:
+        with path.open(newline="") as file:
             reader = csv.DictReader(file)
             names = list(reader.fieldnames or [])
             return names, list(reader)

@@ -19,9 +19,13 @@ from ifpn.bounds import Count, Ge, Gt, Le, Length, Probability, check
 class LearningRateCurve(Protocol):
     """Learning rate as a factor of the base rate, at a step (0-based) of a run of `max_steps` steps."""
 
-    def factor(self, step: int, max_steps: int) -> float: ...
+    def factor(self, step: int, max_steps: int) -> float:
+        """Return the factor, in 0..1."""
+        ...
 
-    def stretched(self, ratio: float) -> LearningRateCurve: ...
+    def stretched(self, ratio: float) -> LearningRateCurve:
+        """Return the curve over `ratio` times as many steps; a warm-up keeps its length in steps."""
+        ...
 
 
 def _warmup(step: int, steps: int, factor: float) -> float:
@@ -43,11 +47,12 @@ class MultiStep:
     warmup_factor: Probability
 
     def factor(self, step: int, max_steps: int) -> float:
+        """Return the factor, in 0..1."""
         passed = sum(step >= m for m in self.milestones)
         return float(_warmup(step, self.warmup_steps, self.warmup_factor) * self.gamma**passed)
 
     def stretched(self, ratio: float) -> MultiStep:
-        """The same curve over `ratio` times as many steps. The warm-up keeps its length in steps."""
+        """Move the milestones."""
         return replace(self, milestones=[max(1, round(m * ratio)) for m in self.milestones])
 
 
@@ -61,6 +66,7 @@ class Cosine:
     final_factor: Probability
 
     def factor(self, step: int, max_steps: int) -> float:
+        """Return the factor, in 0..1."""
         # A run shorter than the warm-up would never reach its rate: at most a fifth of it warms up.
         warmup = min(self.warmup_steps, max_steps // 5)
         if step < warmup:
@@ -69,6 +75,7 @@ class Cosine:
         return self.final_factor + (1.0 - self.final_factor) * 0.5 * (1.0 + math.cos(math.pi * done))
 
     def stretched(self, ratio: float) -> Cosine:
+        """Return the curve itself, which knows only shares of the run."""
         return self
 
 
@@ -110,7 +117,9 @@ class Recipe:
         """Apply the rule for other batch sizes.
 
         Args:
-            batch_size: images per process and batch. world_size: processes. accumulate: batches per optimiser step.
+            batch_size: images per process and batch.
+            world_size: processes.
+            accumulate: batches per optimiser step.
             batches_per_epoch: per process.
         """
         batch = batch_size * world_size * accumulate

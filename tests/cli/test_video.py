@@ -6,6 +6,7 @@ import contextlib
 import json
 import struct
 from collections.abc import Callable
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -72,7 +73,7 @@ def predict(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., li
 
 def film(path: Path) -> list[tuple[float, np.ndarray]]:
     """Seconds and pixels of the frames that a player shows."""
-    found = []
+    found: list[tuple[float, np.ndarray]] = []
     with av.open(str(path)) as container, contextlib.suppress(av.error.FFmpegError):  # the end of a cut file
         found.extend((frame.time, frame.to_ndarray(format="rgb24")) for frame in container.decode(video=0))
     return found
@@ -152,7 +153,7 @@ def test_broken_frames_are_skipped_and_counted(
 def test_a_film_that_was_cut_off_still_plays(tmp_path: Path) -> None:
     """As on disk when the command is killed: nothing is closed."""
     given = Predictor(Implicit(), ["cat", "dog"], [3, 17], {}, torch.device("cpu"))
-    report = video.Report(tmp_path / "film.mp4", tmp_path / "lines.jsonl", video.Fraction(2), 0.3)
+    report = video.Report(tmp_path / "film.mp4", tmp_path / "lines.jsonl", Fraction(2), 0.3)
     pixels = np.random.default_rng(0).integers(0, 256, (50, 66, 3), dtype=np.uint8)
     found = given(pixels)
     for number in range(12):
@@ -169,7 +170,7 @@ def test_uneven_and_backward_time_stamps_still_make_a_film(tmp_path: Path) -> No
     given = Predictor(Implicit(), ["cat", "dog"], [3, 17], {}, torch.device("cpu"))
     pixels = np.zeros((50, 66, 3), dtype=np.uint8)
     larger = np.zeros((700, 900, 3), dtype=np.uint8)
-    with video.Report(tmp_path / "film.mp4", tmp_path / "lines.jsonl", video.Fraction(25), 0.3) as report:
+    with video.Report(tmp_path / "film.mp4", tmp_path / "lines.jsonl", Fraction(25), 0.3) as report:
         for number, seconds in enumerate((0.0, 0.0, 0.5, 0.4, 2.0)):
             report.add(video.Frame(number, seconds, pixels), given(pixels))
         report.add(video.Frame(5, 2.5, larger), given(larger))

@@ -18,7 +18,7 @@ from ifpn.config.checks import check_buildable, check_config, check_values
 from ifpn.errors import ConfigError
 from tests.config.composing import option_nodes, unresolved
 
-WRONG = ("x", -3, 0, math.nan, math.inf, 10**12, 1e300, 10**400, [], [-1], {"a": 1}, None, True)
+WRONG: tuple[object, ...] = ("x", -3, 0, math.nan, math.inf, 10**12, 1e300, 10**400, [], [-1], {"a": 1}, None, True)
 DETECTOR = ("backbone", "csc", "solver", "neck", "detector")
 GROUPS = (*DETECTOR, "schedule", "data", "trainer", "logger", "callbacks")
 TINY = ("backbone.weights=none", "neck.out_channels=16", "image.min_size=[64]", "image.max_size=64")

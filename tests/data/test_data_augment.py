@@ -10,10 +10,11 @@ from torch import Tensor
 
 from ifpn.data import Augment
 
+Scene = tuple[Tensor, Tensor, Tensor]  # image, boxes, labels
 SIZES = st.tuples(st.integers(40, 120), st.integers(40, 120))
 
 
-def scene(height: int, width: int, boxes: list[tuple[int, int, int, int]]) -> tuple[Tensor, Tensor, Tensor]:
+def scene(height: int, width: int, boxes: list[tuple[int, int, int, int]]) -> Scene:
     """A black image with one filled box per channel of red, green, blue; labels 0, 1, 2."""
     image = torch.zeros(3, height, width, dtype=torch.uint8)
     for channel, (x1, y1, x2, y2) in enumerate(boxes):
@@ -22,7 +23,7 @@ def scene(height: int, width: int, boxes: list[tuple[int, int, int, int]]) -> tu
 
 
 @st.composite
-def scenes(draw: st.DrawFn) -> tuple[Tensor, Tensor, Tensor]:
+def scenes(draw: st.DrawFn) -> Scene:
     height, width = draw(SIZES)
     boxes = []
     for _ in range(draw(st.integers(0, 3))):
@@ -57,7 +58,7 @@ def check(image: Tensor, boxes: Tensor, labels: Tensor, tolerance: float) -> Non
 
 @settings(max_examples=80, deadline=None)
 @given(case=scenes(), seed=st.integers(0, 2**30))
-def test_flip_is_exact_and_its_own_inverse(case: tuple, seed: int) -> None:
+def test_flip_is_exact_and_its_own_inverse(case: Scene, seed: int) -> None:
     flip = Augment(flip=1.0)
     image, boxes, labels = flip(*case, (seed,))
     check(image, boxes, labels, 0)
@@ -68,7 +69,7 @@ def test_flip_is_exact_and_its_own_inverse(case: tuple, seed: int) -> None:
 
 @settings(max_examples=80, deadline=None)
 @given(case=scenes(), seed=st.integers(0, 2**30))
-def test_crops_keep_boxes_on_objects(case: tuple, seed: int) -> None:
+def test_crops_keep_boxes_on_objects(case: Scene, seed: int) -> None:
     image, boxes, labels = Augment(flip=0.5, iou_crop=1.0)(*case, (seed,))
     check(image, boxes, labels, 0)  # pixels are cut, never resampled
     if len(case[2]):
@@ -77,7 +78,7 @@ def test_crops_keep_boxes_on_objects(case: tuple, seed: int) -> None:
 
 @settings(max_examples=60, deadline=None)
 @given(case=scenes(), seed=st.integers(0, 2**30))
-def test_large_scale_jitter_keeps_boxes_on_objects(case: tuple, seed: int) -> None:
+def test_large_scale_jitter_keeps_boxes_on_objects(case: Scene, seed: int) -> None:
     image, boxes, labels = Augment(flip=0, scale_jitter=(0.5, 2.0), jitter_size=96)(*case, (seed,))
     assert image.shape == (3, 96, 96)
     # padding is grey 127, below the threshold of `extent`; resampling by up to 2 x 96 / 40 moves an edge by 3
@@ -86,7 +87,7 @@ def test_large_scale_jitter_keeps_boxes_on_objects(case: tuple, seed: int) -> No
 
 @settings(max_examples=30, deadline=None)
 @given(case=scenes(), seed=st.integers(0, 2**30))
-def test_colour_changes_no_box(case: tuple, seed: int) -> None:
+def test_colour_changes_no_box(case: Scene, seed: int) -> None:
     image, boxes, labels = Augment(flip=0, color_jitter=0.5)(*case, (seed,))
     assert torch.equal(boxes, case[1])
     assert torch.equal(labels, case[2])

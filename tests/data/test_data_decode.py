@@ -111,18 +111,19 @@ def test_marker_is_where_the_box_says(tmp_path: Path, mode: str, format_: str, o
             continue  # same size as upright: the tag is then believed
         (tmp_path / "a.json").write_text(json.dumps(document(images, [entry(1, 1, [int(v) for v in box])])))
         data = CocoDataset(load_annotations(tmp_path / "a.json", policy=DefectPolicy()), tmp_path)
-        image, target = data[0]
-        assert (image.dtype, image.shape) == (torch.uint8, (3, height, width))
+        served, target = data[0]
+        assert (served.dtype, served.shape) == (torch.uint8, (3, height, width))
         # JPEG and WebP blur an edge by less than a pixel at half height
-        assert target["boxes"].tolist() == [found_mark(image)]
+        assert target["boxes"].tolist() == [found_mark(served)]
 
 
 @pytest.mark.parametrize("orientation", [1, 6])
 def test_without_annotations_a_picture_is_upright(tmp_path: Path, orientation: int) -> None:
     for format_ in ("PNG", "TIFF"):
         save(tmp_path / f"x.{format_.lower()}", as_stored(marked(), orientation), "L", format_, orientation)
-    for _, image in ImageFolder(tmp_path):
-        assert found_mark(image) == list(MARK)
+    folder = ImageFolder(tmp_path)
+    for i in range(len(folder)):
+        assert found_mark(folder[i][1]) == list(MARK)
     with Image.open(tmp_path / "x.png") as opened:
         assert found_mark(decode_image(opened)) == list(MARK)
 
@@ -273,6 +274,20 @@ def test_in_validation_a_skipped_image_keeps_its_id_and_boxes(tmp_path: Path) ->
     assert (image == 127).all()
 
 
+def test_photographs_of_phones_are_read_where_the_library_is_there(tmp_path: Path) -> None:
+    """The library itself turns HEIC pictures upright."""
+    pytest.importorskip("pillow_heif")
+    pixels = np.zeros((48, 64, 3), np.uint8)
+    pixels[:24, :32] = (255, 0, 0)
+    Image.fromarray(pixels).save(tmp_path / "a.HEIC", "HEIF", quality=95)
+    (tmp_path / "broken.heic").write_bytes((tmp_path / "a.HEIC").read_bytes()[:300])
+    image = decode_image(tmp_path / "a.HEIC")
+    assert image.float().sub(torch.from_numpy(pixels).permute(2, 0, 1)).abs().mean() < 5  # of 255: lossy
+    with pytest.raises(BadImage, match=r"broken\.heic cannot be decoded"):
+        decode_image(tmp_path / "broken.heic")
+    assert len(ImageFolder(tmp_path)) == 2
+
+
 def test_reading_refuses_impossible_settings() -> None:
     for wrong in ({"on_bad_image": "ignore"}, {"max_bad": -1}, {"max_pixels": 0}, {"max_pixels": 10**12}):
         with pytest.raises(ValueError, match="must be"):
@@ -284,7 +299,8 @@ def test_image_folder_is_sorted_and_takes_one_file_too(tmp_path: Path) -> None:
         picture(tmp_path / "x.jpg")
         (tmp_path / name).write_bytes((tmp_path / "x.jpg").read_bytes())
     (tmp_path / "x.jpg").unlink()
-    assert [path.name for path, _ in ImageFolder(tmp_path)] == ["a.PNG", "b.jpg"]
+    folder = ImageFolder(tmp_path)
+    assert [folder[i][0].name for i in range(len(folder))] == ["a.PNG", "b.jpg"]
     assert len(ImageFolder(tmp_path / "b.jpg")) == 1
     with pytest.raises(DataError, match="does not exist"):
         ImageFolder(tmp_path / "nothing")

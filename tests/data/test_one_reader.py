@@ -69,7 +69,7 @@ def run_lengths(item: dict[str, Any], compressed: bool) -> dict[str, Any]:
         found = mask.encode(pixels)
         return {"size": found["size"], "counts": found["counts"].decode()}
     flat = pixels.flatten(order="F").astype(np.int8)
-    edges = np.flatnonzero(np.diff(flat, prepend=np.int8(0), append=flat[-1:])) if flat.any() else []
+    edges = np.flatnonzero(np.diff(flat, prepend=np.int8(0), append=flat[-1:]))  # none of an empty mask
     return {"size": [48, 64], "counts": np.diff([0, *edges, len(flat)]).tolist()}
 
 

@@ -64,7 +64,7 @@ class TorchvisionFPN(FeaturePyramidNetwork):
 def configuration(name: str, box_coder: str = "ltrb") -> dict[str, Any]:
     """What conf/detector/<name>.yaml says, for ATSS with the chosen box coder."""
     folder = ROOT / "conf" / "detector"
-    config = OmegaConf.load(folder / f"{name}.yaml")
+    config: Any = OmegaConf.load(folder / f"{name}.yaml")
     if config.pop("defaults", None):
         config = OmegaConf.merge(config, OmegaConf.load(folder / "box_coder" / f"{box_coder}.yaml"))
     return OmegaConf.to_container(config)

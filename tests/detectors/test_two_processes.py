@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 import torch
 import torch.distributed as dist
-from torch import Tensor, multiprocessing, nn
+from torch import Tensor, nn
+from torch.multiprocessing.spawn import spawn
 from torch.nn.parallel import DistributedDataParallel
 
 from tests.detectors.cases import DETECTORS, make_detector, make_target
@@ -68,7 +69,7 @@ def half(rank: int, folder: str) -> None:
 @pytest.fixture(scope="module")
 def found() -> dict[tuple[str, str], dict[str, Tensor]]:
     with tempfile.TemporaryDirectory() as folder:
-        multiprocessing.spawn(half, args=(folder,), nprocs=2)
+        spawn(half, args=(folder,), nprocs=2)
         return torch.load(Path(folder) / "gradients.pt")
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 from torch import distributed as dist
-from torch import multiprocessing as mp
+from torch.multiprocessing.spawn import spawn
 
 from ifpn.evaluation import SUMMARY_NAMES, CocoEvaluator, CocoMetric
 from tests.evaluation.cases import random_case
@@ -56,7 +56,7 @@ def test_two_processes_equal_one(tmp_path) -> None:
     images = [image["id"] for image in truth["images"]]
     padded = [images[0::2], [*images[1::2], images[0]]]  # a sampler pads 7 images to 8
     lonely = [images, []]
-    mp.spawn(on_rank, (str(tmp_path), [padded, lonely]), nprocs=2)
+    spawn(on_rank, (str(tmp_path), [padded, lonely]), nprocs=2)
     alone, _, _ = score(images, truth, found)
     for rank in range(2):
         for summary, metric, count in torch.load(tmp_path / f"{rank}.pt", weights_only=True):

@@ -108,7 +108,7 @@ def parameters_of(target: str) -> list[str]:
 PAPERS_NECK = {"out_channels": 256, "weight_norm": True, "dropout": 0.05, "output_norm": False, "jacobian_penalty": 0.0}
 
 # What an option is called when nothing is done.
-WITHOUT = {"block": "basic", "start": "zero", "fine_every": 1, "jacobian_every": 1.0}
+WITHOUT = {"block": "basic", "start": "zero", "jacobian_every": 1.0}
 
 
 @pytest.mark.parametrize(("table", "row"), OURS, ids=words)
@@ -213,7 +213,8 @@ CONTROL = {
     **{f"stack_{t}": ("StackedFPN", {"inject": True, "repeats": t, "residual_block": True}) for t in (1, 2, 4)},
     **{f"unroll_{t}": ("ImplicitFPN", {"solver": {"_target_": "ifpn.solvers.Unroll", "steps": t}}) for t in (1, 2, 4)},
     "broyden": ("ImplicitFPN", {"solver": {"train_evals": 15, "test_evals": 7}}),
-    "fast": ("ImplicitFPN", {"solver": {"train_evals": 7, "test_evals": 7}}),
+    "fast": ("ImplicitFPN", {"solver": {"train_evals": 7, "test_evals": 7, "warmup": 0.0}}),
+    "warmup": ("ImplicitFPN", {"solver": {"train_evals": 7, "test_evals": 7, "warmup": 0.5}}),
 }
 G = ("csc", "residual_block", "weight_norm", "dropout", "output_norm", "input_norm", "add_input")
 
@@ -221,11 +222,12 @@ G = ("csc", "residual_block", "weight_norm", "dropout", "output_norm", "input_no
 @pytest.mark.slow
 def test_the_rows_of_the_control_differ_in_the_neck_alone() -> None:
     """Head, data, optimiser and steps are the same in all rows, and G the same wherever there is one."""
-    made = {row: resolved(composed("experiment=control", f"row={row}", "detector=atss")) for row in CONTROL}
+    rows = {row: composed("experiment=control", f"row={row}", "detector=atss") for row in CONTROL}
+    made: dict[str, Any] = {row: resolved(cfg) for row, cfg in rows.items()}
     for row, (name, settings) in CONTROL.items():
         neck = made[row]["neck"]
         assert neck["_target_"] == f"ifpn.necks.{name}"
-        for key, value in settings.items():
+        for key, value in dict(settings).items():
             found = {k: neck[key][k] for k in value} if isinstance(value, dict) else neck[key]
             assert found == value, (row, key)
         others = {key: value for key, value in made[row].items() if key not in ("neck", "solver")}

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 from torch import Tensor, nn
+from torch.multiprocessing.spawn import spawn
 from torch.nn.parallel import DistributedDataParallel
 
 from ifpn.solvers import Broyden, Forward, Implicit, fixed_point, spectral_radius
@@ -71,7 +71,7 @@ def rank_main(rank: int, folder: str) -> None:
 
 @pytest.mark.skipif(not dist.is_available() or not dist.is_gloo_available(), reason="torch without gloo")
 def test_two_processes_give_the_gradient_of_one(tmp_path: Path) -> None:
-    mp.spawn(rank_main, args=(str(tmp_path),), nprocs=WORLD)
+    spawn(rank_main, args=(str(tmp_path),), nprocs=WORLD)
     results = [torch.load(tmp_path / f"{rank}.pt") for rank in range(WORLD)]
     torch.manual_seed(0)
     net = Net()

@@ -30,7 +30,12 @@ def break_loss(trainer: Any, module: Any) -> None:
 
 def break_gradient(trainer: Any, module: Any) -> None:
     """A finite loss with a gradient that is not."""
-    handle = module.detector.head.weight.register_hook(lambda g: (handle.remove(), g * float("inf"))[1])
+
+    def hook(gradient: torch.Tensor) -> torch.Tensor:
+        handle.remove()
+        return gradient * float("inf")
+
+    handle = module.detector.head.weight.register_hook(hook)
 
 
 def _break(layer: nn.Module) -> None:
@@ -72,6 +77,25 @@ def test_a_skipped_step_changes_nothing(broken: Any, small_data: Path, tmp_path:
     assert len(told["image_ids"]) == 2
     assert told["what"] == ("loss" if broken is break_loss else "gradient")
     assert told["solver"]["forward_evals"] > 0
+
+
+def test_a_skipped_step_does_not_enter_the_average(small_data: Path, tmp_path: Path) -> None:
+    """Nor do the batches after it that only accumulate gradients."""
+    weights: list[torch.Tensor] = []
+
+    def note(trainer: Any, module: Any) -> None:
+        weights.append(module.detector.head.weight.detach().clone())
+
+    more = ("callbacks=ema", "callbacks.ema.decay=0.5", "trainer.accumulate_grad_batches=2", SKIP)
+    notes = [Call(step, note) for step in range(5)]
+    train_here(configuration(small_data, tmp_path / "run", *more), Call(2, break_loss), *notes)
+    saved = read_checkpoint(tmp_path / "run" / "last.ckpt")
+    after = [*weights[1::2], saved["training_weights"]["detector.head.weight"]]  # two batches have the same
+    average = weights[0]
+    for step, now in enumerate(after, 1):
+        if step != 3:
+            average = average.lerp(now, 1 - min(0.5, (1 + step) / (10 + step)))
+    assert torch.equal(saved["state_dict"]["detector.head.weight"], average)
 
 
 def test_raise_stops_before_the_weights_change(small_data: Path, tmp_path: Path) -> None:

@@ -23,7 +23,7 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork:DeprecationWarning"),
 ]
 
-BATCHES = {
+BATCHES: dict[str, list[list[list[float]]]] = {
     "boxes everywhere": [
         [[5.0, 5, 40, 40], [20, 10, 60, 50]],
         [[8.0, 20, 30, 60]],

@@ -91,7 +91,7 @@ class FolderListing:
             above, _, last = variant.rpartition("/")
             if above not in self._folders:
                 try:
-                    self._folders[above] = frozenset(os.listdir(self.folder / above))
+                    self._folders[above] = frozenset(entry.name for entry in (self.folder / above).iterdir())
                 except (OSError, ValueError):
                     self._folders[above] = frozenset()
             if last in self._folders[above]:
