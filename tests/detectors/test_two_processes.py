@@ -1,16 +1,13 @@
 """Two processes with a part of the batch each have the gradients of one process with all of it."""
 
-import tempfile
-from pathlib import Path
-
 import pytest
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.multiprocessing.spawn import spawn
 from torch.nn.parallel import DistributedDataParallel
 
 from tests.detectors.cases import DETECTORS, make_detector, make_target
+from tests.processes import in_processes
 
 pytestmark = pytest.mark.process
 
@@ -53,7 +50,6 @@ def gradients(model: nn.Module, images: list[Tensor], targets: list[dict[str, Te
 
 def half(rank: int, folder: str) -> None:
     """One of the two processes: its half of each batch, through DistributedDataParallel."""
-    torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=2)
     part = slice(2 * rank, 2 * rank + 2)
     found = {}
@@ -67,10 +63,10 @@ def half(rank: int, folder: str) -> None:
 
 
 @pytest.fixture(scope="module")
-def found() -> dict[tuple[str, str], dict[str, Tensor]]:
-    with tempfile.TemporaryDirectory() as folder:
-        spawn(half, args=(folder,), nprocs=2)
-        return torch.load(Path(folder) / "gradients.pt")
+def found(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, str], dict[str, Tensor]]:
+    folder = tmp_path_factory.mktemp("ranks")
+    assert in_processes(half, 2, str(folder)) == [0, 0]
+    return torch.load(folder / "gradients.pt")
 
 
 @pytest.mark.parametrize("case", BATCHES)

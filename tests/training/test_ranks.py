@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import multiprocessing
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,11 +16,9 @@ from ifpn.csc import PyramidConv
 from ifpn.necks import ImplicitFPN
 from ifpn.solvers import GMRES, Anderson, Equilibrium, Implicit
 from tests.detectors.cases import make_detector, make_target
+from tests.processes import in_processes
 
-pytestmark = [
-    pytest.mark.process,
-    pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork:DeprecationWarning"),
-]
+pytestmark = pytest.mark.process
 
 BATCHES: dict[str, list[list[list[float]]]] = {
     "boxes everywhere": [
@@ -59,12 +56,11 @@ def gradients(model: nn.Module, case: str, part: slice) -> dict[str, Tensor]:
 
 def in_float64() -> None:
     """Losses are computed in float32 whatever comes in; for this comparison that is float64, too."""
-    torch.set_num_threads(1)
     torch.set_default_dtype(torch.float64)
     torch.Tensor.float = torch.Tensor.double  # type: ignore[method-assign]
 
 
-def work(folder: Path, rank: int, ranks: int) -> None:
+def work(rank: int, folder: Path, ranks: int) -> None:
     in_float64()
     if ranks > 1:
         dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=ranks)
@@ -84,13 +80,8 @@ def work(folder: Path, rank: int, ranks: int) -> None:
 @pytest.fixture(scope="module")
 def found(tmp_path_factory: pytest.TempPathFactory) -> dict[int, Any]:
     folder = tmp_path_factory.mktemp("ranks")
-    context = multiprocessing.get_context("fork")
-    processes = [context.Process(target=work, args=(folder, r, n)) for n, r in ((1, 0), (2, 0), (2, 1))]
-    for process in processes:
-        process.start()
-    for process in processes:
-        process.join()
-        assert process.exitcode == 0
+    for ranks in (1, 2):
+        assert in_processes(work, ranks, folder, ranks) == [0] * ranks
     return {n: torch.load(folder / f"{n}.pt") for n in (1, 2)}
 
 
