@@ -19,6 +19,8 @@ from ifpn.runs.lock import FolderBusyError, folder_lock
 from ifpn.training.start import initialise
 from tests.training.harness import STEPS, Kill, configuration, train_here, train_in_processes
 
+pytestmark = pytest.mark.process
+
 
 @pytest.fixture(scope="module")
 def finished(small_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
