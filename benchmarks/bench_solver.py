@@ -145,7 +145,8 @@ def dots(repeats: int, device: str) -> float:
         product = clock(lambda: inner_products(history, x), device)
         times.append((product, clock(lambda: torch.linalg.vector_norm(history, dim=2), device)))
     products, reads = zip(*times[1:], strict=True)  # the first round warms up
-    return min(products) / min(reads)
+    ratio: float = min(products) / min(reads)
+    return ratio
 
 
 def median(values: list[float]) -> float:

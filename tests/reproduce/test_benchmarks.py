@@ -40,6 +40,7 @@ def test_pycocotools_alone_says_the_same(
     assert comparison.main() == 1
 
 
+@pytest.mark.slow
 def test_a_pair_of_steps_beside_torchvisions(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(ROOT / "scripts"))
     bench = script("bench_detectors")
@@ -51,6 +52,7 @@ def test_a_pair_of_steps_beside_torchvisions(monkeypatch: pytest.MonkeyPatch) ->
         bench.main()
 
 
+@pytest.mark.slow
 def test_a_step_with_every_solver_beside_an_fpns(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(ROOT / "scripts"))
     bench = script("bench_step")
