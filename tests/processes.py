@@ -53,10 +53,23 @@ def command(script: str, *arguments: str, cwd: Path = ROOT) -> subprocess.Comple
 
 def _command(_: int, script: str, arguments: tuple[str, ...], cwd: Path, out: Path, err: Path) -> None:
     write_to(out, err)
-    warnings.resetwarnings()  # errors in a test, not for a user
+    _warn_as_usual()
     os.chdir(cwd)
     sys.argv = [script, *arguments]
     runpy.run_path(script, run_name="__main__")
+
+
+def _warn_as_usual() -> None:
+    """Warnings are errors in a test, and pytest keeps them; a user reads them."""
+    warnings.filters = [entry for entry in warnings.filters if entry[0] not in ("error", "always")]
+    warnings.simplefilter("ignore", ResourceWarning)  # Python's default; it takes note of the new list, too
+    warnings.showwarning = _show
+
+
+def _show(
+    message: Warning | str, category: type[Warning], filename: str, line: int, file: Any = None, text: str | None = None
+) -> None:
+    print(warnings.formatwarning(message, category, filename, line, text), file=sys.stderr)
 
 
 def write_to(out: Path, err: Path) -> None:

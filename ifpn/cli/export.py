@@ -12,6 +12,7 @@ from ifpn.errors import ConfigError
 from ifpn.export.write import SUFFIXES, applications, check_exportable
 from ifpn.export.write import export as write
 from ifpn.predictor import load
+from ifpn.runs.hub import Address, on_hub
 
 
 def export(cfg: DictConfig) -> Path:
@@ -36,7 +37,8 @@ def export(cfg: DictConfig) -> Path:
     evals = applications(predictor.detector, cfg.test_evals)
     side = transform.min_size[-1]
     height, width = (cfg.height or side), (cfg.width or side * 4 // 3)
-    path = Path(cfg.out) if cfg.out else Path(cfg.ckpt).with_suffix(SUFFIXES[cfg.format])
+    stem = Address.parse(cfg.ckpt, "ckpt").name if on_hub(cfg.ckpt) else str(Path(cfg.ckpt).with_suffix(""))
+    path = Path(cfg.out or f"{stem}{SUFFIXES[cfg.format]}")
     path.parent.mkdir(parents=True, exist_ok=True)
     kind = {"form": cfg.format, "evals": evals, "height": height, "width": width}
     facts = {"class_names": predictor.class_names, "category_ids": predictor.category_ids}

@@ -37,6 +37,7 @@ COMMANDS = {
     "evaluate": Command("the 12 COCO numbers of a checkpoint, or of a file of predictions", "ifpn.cli.evaluate"),
     "predict": Command("boxes for a photograph or for a folder of photographs", "ifpn.cli.predict"),
     "export": Command("a detector as a file for other runtimes: ONNX, TorchScript, torch.export", "ifpn.cli.export"),
+    "push": Command("a detector on the Hugging Face hub, with a card", "ifpn.cli.push", hydra=False),
     "report": Command("a table of any sweep, with paired differences", "ifpn.cli.report"),
     "check-data": Command("every defect of a COCO-format folder, and pictures", "ifpn.cli.check_data", hydra=False),
 }

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import logging
-import warnings
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from pathlib import Path
@@ -13,10 +11,11 @@ import pytorch_lightning as pl
 from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.callbacks import BatchSizeFinder, Callback, Checkpoint, LearningRateFinder
 from rich.console import Console
-from rich.table import Table
 from torch import nn
 
-from ifpn.cli.command import choices, typed
+from ifpn.cli.command import choices
+from ifpn.cli.header import config_changes, print_header, print_result, say
+from ifpn.cli.warnings import silence_known_warnings
 from ifpn.config.build import build_detector, build_list, build_part, without_weights
 from ifpn.config.checks import check_buildable
 from ifpn.data import DetectionData
@@ -24,25 +23,10 @@ from ifpn.errors import ConfigError
 from ifpn.evaluation import CocoEvaluator
 from ifpn.runs.checkpoint import FORMAT, SafeCheckpointIO
 from ifpn.runs.files import write_text
-from ifpn.runs.folder import (
-    BATCH,
-    BEST,
-    COMPLETE,
-    CONFIG,
-    CONFUSION,
-    CONVERGENCE,
-    CURVES,
-    EXPORT,
-    METRICS,
-    OPERATING,
-    RESULT,
-    SAMPLES,
-    check_run_dir,
-    completion,
-    mark_complete,
-)
+from ifpn.runs.folder import COMPLETE, CONFIG, METRICS, check_run_dir, completion, mark_complete
 from ifpn.runs.lock import folder_lock
 from ifpn.runs.restore import read_trained
+from ifpn.training.callbacks.early_stopping import EarlyStopping
 from ifpn.training.loggers import keep_rows
 from ifpn.training.loops import install_loops
 from ifpn.training.module import DetectionModule
@@ -85,7 +69,7 @@ def _train(cfg: DictConfig, build: Build, trainer: pl.Trainer, run_dir: Path) ->
     recipe: Recipe = build_part(cfg.schedule, "schedule")
     data.prepare_data()
     data.setup("fit")
-    check_ranks(trainer.world_size, len(data.val_dataset))
+    check_validation(trainer, data)
     world_size, accumulate = trainer.world_size, trainer.accumulate_grad_batches
     plan = recipe.plan(data.batch_size, world_size, accumulate, data.batches_per_epoch(world_size))
     module = build_module(cfg, build, data, recipe, plan)
@@ -96,15 +80,15 @@ def _train(cfg: DictConfig, build: Build, trainer: pl.Trainer, run_dir: Path) ->
         taken = initialise(module.detector, trained, cfg.init, data.class_names, layers)
     done = nothing_left(cfg, start, plan.max_steps, run_dir)
     if done:
-        console.print(f"[bold]complete[/]  {done}", soft_wrap=True)
+        say(console, "complete", done)
         return dict((start.metadata.get("scores") or {}).get("summary") or {})
     data.position = lambda: module.batches_seen
     # Known only now: the number of steps depends on the devices that the trainer found.
     install_loops(trainer, plan.max_steps)
     if trainer.is_global_zero:
-        print_header(console, cfg, data, module, run_dir)
+        print_header(console, cfg, data, module, trainer, own=build is build_detector)
         if taken:
-            console.print(f"[bold]init[/]      {taken}", soft_wrap=True)
+            say(console, "init", taken)
         prepare_run_dir(console, cfg, run_dir, start)
     trainer.fit(module, datamodule=data, ckpt_path=str(start.path) if start.path else None, weights_only=True)
     if trainer.is_global_zero and trainer.state.finished:
@@ -124,6 +108,17 @@ def _weights_to_start_from(cfg: DictConfig, start: Start) -> dict[str, Any] | No
             "starts one at step 0 from weights alone."
         )
     return None if start.path else read_trained(cfg.init, "init")
+
+
+def check_validation(trainer: pl.Trainer, data: DetectionData) -> None:
+    """Refuse a validation set that cannot do what it is asked for."""
+    if data.has_validation:
+        check_ranks(trainer.world_size, len(data.val_dataset))
+    elif any(isinstance(callback, EarlyStopping) for callback in trainer.callbacks):  # type: ignore[attr-defined]
+        raise ConfigError(
+            "callbacks=early_stopping with data.val_share=0: without validation there is nothing to stop at. Hold "
+            "images back with data.val_share=0.1, or leave callbacks=early_stopping out."
+        )
 
 
 def check_ranks(ranks: int, images: int) -> None:
@@ -169,21 +164,10 @@ def prepare_run_dir(console: Console, cfg: DictConfig, run_dir: Path, start: Sta
     if start.path is not None:
         if start.own:
             keep_rows(metrics, int(start.metadata.get("metrics_rows", 0)))
-        console.print(f"[bold]resumed[/]   {start.path.name}, {start.steps} steps done", soft_wrap=True)
-        for change in config_diff(start.metadata["config"], OmegaConf.to_container(cfg, resolve=True)):
-            console.print(f"[bold]changed[/]   {change}", soft_wrap=True)
+        say(console, "resumed", f"{start.path.name}, {start.steps} steps done")
+        for change in config_changes(start.metadata["config"], OmegaConf.to_container(cfg, resolve=True)):
+            say(console, "changed", change)
     write_text(run_dir / CONFIG, OmegaConf.to_yaml(cfg))
-
-
-def config_diff(before: Any, after: Any, path: str = "") -> list[str]:
-    """Values that differ between two configurations: ["schedule.max_epochs: 2 -> 4", ...]."""
-    if path in ("run_dir", "ckpt"):
-        return []
-    if isinstance(before, dict) and isinstance(after, dict):
-        keys = sorted({*before, *after}, key=str)
-        pairs = ((f"{path}.{key}".lstrip("."), before.get(key), after.get(key)) for key in keys)
-        return [line for below, old, new in pairs for line in config_diff(old, new, below)]
-    return [] if before == after else [f"{path}: {before} -> {after}"]
 
 
 def build_trainer(cfg: DictConfig, run_dir: Path) -> pl.Trainer:
@@ -239,79 +223,3 @@ def build_module(cfg: DictConfig, build: Build, data: DetectionData, recipe: Rec
     }
     evaluator = CocoEvaluator(data.val_dataset.annotations, data.category_ids, max_detections=data.max_detections)
     return DetectionModule(detector, recipe, plan, evaluator, metadata, cfg.seed)
-
-
-def print_header(
-    console: Console, cfg: DictConfig, data: DetectionData, module: DetectionModule, run_dir: Path
-) -> None:
-    """Say what is trained on what, how long and where."""
-    trainable = sum(p.numel() for p in module.detector.parameters() if p.requires_grad)
-    total = sum(p.numel() for p in module.detector.parameters())
-    console.print(f"[bold]data[/]      {data}")
-    recipe = choices().get("recipe")
-    console.print(
-        f"[bold]recipe[/]    {recipe}, shorter side {'/'.join(map(str, cfg.image.min_size))} px, longer at most "
-        f"{cfg.image.max_size} px, {cfg.neck.out_channels} channels",
-        soft_wrap=True,
-    )
-    if recipe == "small" and cfg.data.get("generate") and not typed("recipe"):
-        console.print("          recipe=quick is enough for the built-in data: half the width.")
-    console.print(f"[bold]detector[/]  {total / 1e6:.2f} M parameters, {trainable / 1e6:.2f} M trained")
-    console.print(f"[bold]schedule[/]  {module.plan.summary}", soft_wrap=True)
-    console.print(f"[bold]run[/]       {run_dir}", soft_wrap=True)
-    if not data.val_dataset.annotations.usable.any():
-        console.print(
-            "[bold]validation[/] has no boxes: AP is not measurable, best.ckpt and export/ hold the newest weights",
-            soft_wrap=True,
-        )
-
-
-def print_result(console: Console, module: DetectionModule, run_dir: Path) -> None:
-    """Print the numbers of a finished run and the files in its folder."""
-    if module.result is not None:
-        for table in module.result.tables(module.metadata["class_names"]):
-            console.print(table)
-    files = Table(title=f"In {run_dir}", show_header=False, title_justify="left")
-    for name, meaning in {
-        SAMPLES: "validation images, truth beside prediction",
-        CURVES: "losses, AP, the solver, learning rate",
-        CONVERGENCE: "the solver's residual, forward and backward",
-        CONFUSION: "which class is taken for which",
-        OPERATING: "precision and recall against the score threshold",
-        BATCH: "the first training batch, as the network saw it",
-        RESULT: "every number of this run",
-        BEST: "for evaluate.py and predict.py",
-        EXPORT: "the same weights as model.safetensors, for ifpn.load",
-    }.items():
-        if (run_dir / name).exists():
-            files.add_row(name, meaning)
-    console.print(files)
-
-
-def silence_known_warnings() -> None:
-    """Silence what libraries say that a user of ours cannot act on."""
-    logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
-    for message in QUIET:
-        warnings.filterwarnings("ignore", message=message)
-
-
-QUIET = (
-    # The number of loader workers is a setting of ours, chosen with a measurement, not an oversight.
-    ".*does not have many workers.*",
-    # Frozen parts of a backbone stay in evaluation mode on purpose.
-    ".*in eval mode at the start of training.*",
-    # Mid-epoch resume is exact here: the batch sampler continues at the saved position.
-    ".*your dataloader is not resumable.*",
-    # Hydra makes the run folder before Lightning looks; `check_run_dir` has made sure that it holds no other run.
-    ".*exists and is not empty.*",
-    # uint8 -> float happens in the LightningModule, so that any data module can be used.
-    ".*You have overridden `on_after_batch_transfer`.*",
-    # Lightning 2.6.6 uses a torch function that torch 2.14 renames.
-    ".*isinstance.treespec, LeafSpec.*",
-    # Every rank has the same validation numbers already: they come from the gathered detections.
-    ".*when logging on epoch level in distributed setting.*",
-    # data.val_share=0 asks for no validation.
-    ".*Total length of `list` across ranks is zero.*",
-    # A short run logs when it ends; nothing is lost.
-    ".*is smaller than the logging interval.*",
-)

@@ -38,8 +38,11 @@ ADDED: dict[str, dict[str, Any]] = {
     "ifpn.data.DetectionData": {"val_share": None, "classes": None, "repeat_threshold": 0.0, "max_detections": 100},
     "ifpn.data.DefectPolicy": {"missing_size": "measure", "implausible": "refuse", "box_format": "xywh"},
     "ifpn.necks.ImplicitFPN": {
-        **{"block": "basic", "start": "zero", "fine_every": 1, "correction_weight": 0.0},
+        **{"block": "basic", "start": "zero", "random_start": 0.0, "correction_weight": 0.0},
         **{"jacobian_every": 1.0, "contraction_penalty": 0.0, "contraction_margin": 0.9},
+    },
+    "ifpn.solvers.Equilibrium": {
+        **{"warmup": 0.0, "warmup_evals": 2, "random_evals": None, "easy": None, "hard": None, "radius_every": 100},
     },
     "ifpn.necks.FPN": {"residual_block": False, "weight_norm": True, "dropout": 0.05},
     "ifpn.necks.StackedFPN": {

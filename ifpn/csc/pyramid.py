@@ -85,12 +85,11 @@ class PyramidConv(nn.Module):
         result: Tensor = conv(x)
         return result
 
-    def forward(self, levels: list[Tensor], first: int = 0) -> list[Tensor]:
-        """Levels (N, C, H_l, W_l), fine to coarse, H_l+1 = ceil(H_l / 2), in; those from index `first` on out."""
+    def forward(self, levels: list[Tensor]) -> list[Tensor]:
+        """Levels (N, C, H_l, W_l), fine to coarse, H_l+1 = ceil(H_l / 2), in and out."""
         check_levels("PyramidConv", levels, self.num_levels)
         outputs = []
-        for i in range(first, self.num_levels):
-            z = levels[i]
+        for i, z in enumerate(levels):
             out = self._apply_kernel(self.same, i, i, z)
             if i > 0:
                 out = out + self._apply_kernel(self.from_finer, i - 1, i, levels[i - 1])

@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal, Protocol
 import torch
 from torch import Tensor, nn
 
-from ifpn.bounds import Ge, Le, Rate, Weight, Width, check
+from ifpn.bounds import Ge, Le, Probability, Rate, Weight, Width, check
 from ifpn.csc import PyramidConv
 from ifpn.errors import UserError
 from ifpn.layers.deform import DeformableConv
@@ -53,6 +53,7 @@ class EquilibriumOptions:
     contraction_margin: float = 0.9
     correction_weight: float = 0.0
     start: Start = "zero"
+    random_start: float = 0.0
 
     @property
     def differentiated_twice(self) -> str:
@@ -195,11 +196,15 @@ class EquilibriumNeck(Neck):
         return [level.contiguous() for level in levels]
 
     def _first_state(self, f: FlatStep) -> Tensor:
-        """P^0 (N, D): zero, or h(B), which has a gradient in h and none in B."""
+        """P^0 (N, D): zero, noise, or h(B), which has a gradient in h and none in B."""
         zeros = f.layout.zeros(f.b[0])
-        if self.learned_start is None:
+        if self.learned_start is not None:
+            return f.layout.flatten(self.learned_start([level.detach() for level in f.b]), zeros.dtype)
+        if not self.training or self.options.random_start == 0:
             return zeros
-        return f.layout.flatten(self.learned_start([level.detach() for level in f.b]), zeros.dtype)
+        scale = f.layout.flatten([level.detach() for level in f.b], zeros.dtype).std(dim=1, keepdim=True)
+        chosen = torch.rand_like(scale) < self.options.random_start
+        return torch.where(chosen, scale * torch.randn_like(zeros), zeros)
 
     def _solve(self, f: FlatStep, p0: Tensor) -> tuple[Tensor, Stats]:
         """P* from `state`, if it is of the size of B, else from p0 (N, D)."""
@@ -299,8 +304,8 @@ class ImplicitFPN(EquilibriumNeck):
             at test are to give what the equilibrium gives (Bai et al. 2022, DEQ-Flow's correction loss).
         start: P^0: `"zero"`, or `"learned"`, h(B) trained by ||h(B) - P*||^2 / ||P*||^2 in
             `auxiliary_losses["start"]` (`LearnedStart`; Bai et al. 2022, HyperDEQ).
-        fine_every: in the search, evaluate the coarse levels so often per evaluation of all levels: the finest one is
-            most of the work. The fixed point and the graded evaluation stay.
+        random_start: share of the training images that start from noise of the scale of B instead, so that the answer
+            does not come to depend on the start.
         compile: `torch.compile` for the evaluations that search P*; the graded one stays eager.
 
     Raises:
@@ -333,7 +338,7 @@ class ImplicitFPN(EquilibriumNeck):
         contraction_margin: Weight = 0.9,
         correction_weight: Weight = 0.0,
         start: Start = "zero",
-        fine_every: Annotated[int, Ge(1), Le(8)] = 1,
+        random_start: Probability = 0.0,
         compile: bool = False,
     ) -> None:
         g_factory = functools.partial(
@@ -345,6 +350,8 @@ class ImplicitFPN(EquilibriumNeck):
             dropout=dropout,
             output_norm=output_norm,
         )
+        if start == "learned" and random_start > 0:
+            raise UserError(f"random_start={random_start}: must be 0 with start=learned, which is a start already.")
         options = EquilibriumOptions(
             solver=solver,
             input_norm=input_norm,
@@ -355,23 +362,13 @@ class ImplicitFPN(EquilibriumNeck):
             contraction_margin=contraction_margin,
             correction_weight=correction_weight,
             start=start,
+            random_start=random_start,
             compile=compile,
         )
         super().__init__(g_factory, in_channels_list, out_channels, extra_blocks, norm_layer, extra_levels, options)
 
-        self.fine_every = fine_every
-        if fine_every > 1 and (not isinstance(self.g.csc, PyramidConv) or self.g.csc.ibn is not None):
-            raise UserError(
-                f"fine_every={fine_every}: must be 1 with this csc, whose levels cannot be computed in part. "
-                "Use csc=pyramid with csc.ibn=false."
-            )
-        if fine_every > 1 and compile:
-            raise UserError(f"fine_every={fine_every}: must be 1 with neck.compile=true.")
-
     def step(self, p: Levels, b: Levels) -> Levels:
-        """G(P + B), Eq. 7; where only searched, after `fine_every - 1` evaluations of the coarse levels."""
-        if self.fine_every > 1 and not torch.is_grad_enabled() and not isinstance(self.solver, Unroll):
-            return self.g.forward_with_coarse_steps(p, b, self.fine_every - 1)
+        """G(P + B), Eq. 7."""
         return self.evaluate_g([p_l + b_l for p_l, b_l in zip(p, b, strict=True)])
 
 

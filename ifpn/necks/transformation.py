@@ -97,24 +97,7 @@ class Transformation(nn.Module):
 
     def forward(self, levels: list[Tensor]) -> list[Tensor]:
         """Z = P + B, levels (N, C, H_l, W_l), fine to coarse, in; G(Z) of the same shapes out."""
-        return self._normed(self.csc([r(z) for r, z in zip(self.residual, levels, strict=True)]))
-
-    def forward_with_coarse_steps(self, p: list[Tensor], b: list[Tensor], steps: int) -> list[Tensor]:
-        """G(P' + B), where P' is P after `steps` evaluations of all levels but the finest, which is held.
-
-        The fixed points of this map are those of P -> G(P + B). R_0 of the finest level, which makes up more than half
-        of an evaluation, is computed once. For a csc that can compute a part of its outputs (`PyramidConv`).
-        """
-        fine, *coarse = self.residual
-        held = fine(p[0] + b[0])
-        above = p[1:]
-        for _ in range(steps):
-            moved = [r(p_l + b_l) for r, p_l, b_l in zip(coarse, above, b[1:], strict=True)]
-            above = self._normed(self.csc([held, *moved], first=1), first=1)
-        moved = [r(p_l + b_l) for r, p_l, b_l in zip(coarse, above, b[1:], strict=True)]
-        return self._normed(self.csc([held, *moved]))
-
-    def _normed(self, outputs: list[Tensor], first: int = 0) -> list[Tensor]:
+        outputs: list[Tensor] = self.csc([r(z) for r, z in zip(self.residual, levels, strict=True)])
         if self.norm is None:
             return outputs
-        return [norm(out) for norm, out in zip(list(self.norm)[first:], outputs, strict=True)]
+        return [norm(out) for norm, out in zip(self.norm, outputs, strict=True)]

@@ -68,7 +68,8 @@ def draw_curves(metrics_csv: str | Path, path: str | Path, *, title: str = "Trai
     """Losses, AP, the solver and the learning rate over the steps; a missing column leaves its panel with a sentence.
 
     Reads `train/loss` and other `train/*loss*` columns, `val/AP`, `val/AP50`, `val/AP75`, `solver/forward_residual`,
-    `solver/backward_residual`, `solver/spectral_radius`, and a column named `lr`, `lr-...` or `.../lr`.
+    `solver/backward_residual`, `solver/spectral_radius`, `solver/unrolled`, and a column named `lr`, `lr-...` or
+    `.../lr`.
     """
     curves = read_curves(metrics_csv)
     with figure(15, 8.6, path) as drawing:
@@ -144,6 +145,9 @@ def _draw_ap(axes: Axes, curves: dict[str, Curve]) -> None:
 
 def _draw_solver(axes: Axes, curves: dict[str, Curve]) -> None:
     axes.set_title("the solver: residuals, and spectral radius of G at P*")
+    unrolled = curves.get("solver/unrolled")
+    if unrolled is not None and (unrolled.values > 0).any():
+        axes.axvspan(0, unrolled.steps[unrolled.values > 0].max(), color=FAINT, alpha=0.35, label="warm-up: unrolled")
     for name, label, style, color in _SOLVER:
         if name in curves:
             values = np.where(curves[name].values > 0, curves[name].values, np.nan)

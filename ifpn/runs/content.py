@@ -136,6 +136,7 @@ _EXPECTED: dict[str, Callable[[Any], bool]] = {
     "config": lambda v: isinstance(v, dict) and all(isinstance(k, str) for k in v),
     "class_names": _strings,
     "category_ids": lambda v: isinstance(v, list) and all(map(_whole, v)) and sorted(set(v)) == v,
+    "score_threshold": lambda v: v is None or (isinstance(v, int | float) and not isinstance(v, bool) and 0 <= v <= 1),
     "batches_seen": _whole,
     "world_size": lambda v: _whole(v) and v > 0,
     "metrics_rows": _whole,

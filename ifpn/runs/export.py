@@ -20,6 +20,7 @@ from ifpn.runs.folder import BEST, LAST
 WEIGHTS, CONFIG = "model.safetensors", "config.json"
 # Of what a checkpoint says about itself, what is needed to build and use the detector.
 KEPT = ("format", "config", "class_names", "category_ids")
+ALSO_KEPT = ("score_threshold",)  # of a run that was validated
 LARGEST_CONFIG = 2**25  # bytes of config.json
 
 
@@ -54,7 +55,8 @@ def export(checkpoint: dict[str, Any], folder: Path) -> None:
         for name, value in sorted(checkpoint["state_dict"].items())
         if name.startswith(prefix)
     }
-    metadata = {name: checkpoint["ifpn"][name] for name in KEPT}
+    found = checkpoint["ifpn"]
+    metadata = {name: found[name] for name in (*KEPT, *ALSO_KEPT) if name in KEPT or found.get(name) is not None}
     described = with_digest({"state_dict": weights, "ifpn": json.loads(json.dumps(metadata))})
     refuse_links(folder.parent, [folder.name])
     with replacing(folder / WEIGHTS) as file:

@@ -24,6 +24,7 @@ SAMPLES, CURVES, CONVERGENCE = "samples.png", "curves.png", "convergence.png"
 BATCH, CONFUSION = "train_batch.png", "confusion.png"
 PRECISION_RECALL, OPERATING = "precision_recall.png", "operating_points.png"
 PREDICTIONS = "predictions.json"
+PROFILE = "profile.txt"
 # Of a sweep, and of its jobs.
 SWEEP, FAILED, JOB_LOG = "sweep.json", "failed.txt", "job.log"
 # Of evaluate.py.
@@ -31,7 +32,7 @@ SCORES = "scores.json"
 
 # What other libraries write in place.
 PICTURES = (BATCH, SAMPLES, CURVES, CONVERGENCE, CONFUSION, PRECISION_RECALL, OPERATING)
-WRITTEN_IN_PLACE = (METRICS, *PICTURES, "profile.txt", JOB_LOG, EVIDENCE, EXPORT, "hydra", "wandb")
+WRITTEN_IN_PLACE = (METRICS, *PICTURES, PROFILE, JOB_LOG, EVIDENCE, EXPORT, "hydra", "wandb")
 
 
 def check_run_dir(run_dir: Path, *, resuming: bool) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from ifpn.config.stored import rebuild_detector
 from ifpn.errors import ConfigError
 from ifpn.runs.checkpoint import read_checkpoint
 from ifpn.runs.export import KEPT, read_export
+from ifpn.runs.hub import fetch, on_hub
 
 PREFIX = "detector."
 
@@ -19,12 +21,15 @@ def read_trained(path: str | Path, setting: str = "ckpt") -> dict[str, Any]:
     """Read a checkpoint, or the folder or .safetensors file of an export: {"state_dict", "ifpn", ...}.
 
     Args:
-        path: of the file or folder.
+        path: of the file or folder, or `hf://user/name@revision`, whose commit is then printed.
         setting: the one that named it, for messages.
 
     Raises:
         ConfigError: missing, damaged, or foreign file.
     """
+    if on_hub(path):
+        path, pinned = fetch(str(path), setting)
+        print(f"{setting}={pinned}", file=sys.stderr)  # to be noted: the newest state of a repository changes
     exported = Path(path).is_dir() or Path(path).suffix == ".safetensors"
     try:
         checkpoint = read_export(Path(path)) if exported else read_checkpoint(path)

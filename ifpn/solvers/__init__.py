@@ -11,6 +11,7 @@ network holds.
 from ifpn.solvers.adjoint import GMRES, Neumann
 from ifpn.solvers.anderson import Anderson
 from ifpn.solvers.broyden import Broyden
+from ifpn.solvers.budget import Budget
 from ifpn.solvers.equilibrium import Equilibrium, Unroll
 from ifpn.solvers.fixed_point import Forward, Implicit, OneStep, Phantom, Unrolled, fixed_point
 from ifpn.solvers.iterate import solve
@@ -22,6 +23,7 @@ __all__ = [
     "GMRES",
     "Anderson",
     "Broyden",
+    "Budget",
     "Equilibrium",
     "Forward",
     "Implicit",

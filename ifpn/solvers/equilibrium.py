@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Annotated
+from typing import Annotated, Any
 
 import torch
 from torch import Tensor
 
-from ifpn.bounds import Ge, Le, check
+from ifpn.bounds import Count, Ge, Le, Length, check
+from ifpn.errors import UserError
 from ifpn.solvers.anderson import Anderson
 from ifpn.solvers.batched import accumulation_dtype
+from ifpn.solvers.budget import Budget, Progress
 from ifpn.solvers.fixed_point import Backward, Forward, Implicit, check_backward, fixed_point
 from ifpn.solvers.repeat import repeat
 from ifpn.solvers.solution import Map, Solution, Stats, Status
 from ifpn.solvers.state import check_state, own_copy
 from ifpn.solvers.step_rule import StepRule, check_rule
+
+Evals = Annotated[int, Ge(1), Le(1000)]
 
 
 @check
@@ -30,6 +35,17 @@ class Equilibrium:
         rtol, atol: stop early at |f(z) - z| <= max(atol, rtol |f(z)|); 0 never stops early. Under bfloat16
             autocast a tolerance below 5e-3 cannot be met.
         backward: how to differentiate.
+        warmup: a training begins with `warmup_evals` plain evaluations and ordinary backpropagation (`Unroll`): for
+            this share of its steps, below 1, or this number of steps. As IFR does, by two of the paper's authors.
+        warmup_evals: evaluations in the warm-up.
+        random_evals: (least, most) evaluations that search in training, drawn for each step in place of
+            `train_evals`, so that no single budget is learned by heart.
+        easy: spends less where the spectral radius is at most `easy.radius`.
+        hard: spends more where it is above `hard.radius`.
+        radius_every: steps from one measurement of the radius to the next, if `easy` or `hard` asks for it.
+
+    Warm-up and choice need to be told the step and the radius (`at_step`, `observe`), as `ifpn.training` does; without
+    it they never happen. Evaluation depends on neither.
     """
 
     forward: StepRule = field(default_factory=Anderson)
@@ -38,16 +54,66 @@ class Equilibrium:
     rtol: Annotated[float, Ge(0), Le(1)] = 0.0
     atol: Annotated[float, Ge(0)] = 0.0
     backward: Backward = field(default_factory=Implicit)
+    warmup: Annotated[float, Ge(0), Le(1e9)] = 0.0
+    warmup_evals: Annotated[int, Ge(1), Le(1000)] = 2
+    random_evals: Annotated[Sequence[Evals], Length(2, 2)] | None = None
+    easy: Budget | None = None
+    hard: Budget | None = None
+    radius_every: Count = 100
+    progress: Progress = field(default_factory=Progress, init=False, compare=False, repr=False)
 
     def __post_init__(self) -> None:
         check_rule("Equilibrium", self.forward)
         check_backward("Equilibrium", self.backward)
+        self._check_schedule()
+
+    def _check_schedule(self) -> None:
+        if self.warmup >= 1 and self.warmup != int(self.warmup):
+            raise UserError(f"warmup={self.warmup}: must be a share of the steps, below 1, or a whole number of steps.")
+        if self.random_evals is not None:
+            low, high = self.random_evals
+            object.__setattr__(self, "random_evals", (low, high))
+            if low > high:
+                raise UserError(f"random_evals=[{low}, {high}]: the first must be at most the second.")
+            if self.easy is not None or self.hard is not None:
+                raise UserError("random_evals: must be null with easy or hard, which choose the evaluations.")
+        if self.easy is not None and self.hard is not None and self.easy.radius >= self.hard.radius:
+            raise UserError(f"easy.radius={self.easy.radius}: must be below hard.radius={self.hard.radius}.")
+
+    def at_step(self, step: int, max_steps: int) -> None:
+        """Say that the next training step is number `step`, from 0, of `max_steps`."""
+        end = self.warmup if self.warmup >= 1 else self.warmup * max_steps
+        self.progress.unrolled = step < end
+        self.progress.radius_due = (self.easy or self.hard) is not None and step > 0 and step % self.radius_every == 0
+
+    def observe(self, radius: float) -> None:
+        """Take a measured spectral radius into account."""
+        self.progress.observe(radius, self.easy, self.hard)
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a resumed training needs, plain values."""
+        return self.progress.state_dict()
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take up what `state_dict` returned."""
+        self.progress.load_state_dict(state)
 
     def __call__(self, f: Map, z0: Tensor, *, training: bool) -> tuple[Tensor, Stats]:
         """Solve z = f(z) from z0 (B, ...), see `fixed_point`. `training` chooses the budget, nothing else."""
-        evals = self.train_evals if training else self.test_evals
-        search = Forward(self.forward, evals, self.rtol, self.atol)
-        return fixed_point(f, z0, forward=search, backward=self.backward)
+        if training and self.progress.unrolled:
+            return Unroll(self.warmup_evals)(f, z0, training=True)
+        evals, backward = self._spend() if training else (self.test_evals, self.backward)
+        return fixed_point(f, z0, forward=Forward(self.forward, evals, self.rtol, self.atol), backward=backward)
+
+    def _spend(self) -> tuple[int, Backward]:
+        """Evaluations and gradient of the next training step."""
+        budget = {"easy": self.easy, "normal": None, "hard": self.hard}[self.progress.regime]
+        if budget is not None:
+            return budget.train_evals, budget.backward
+        if self.random_evals is not None:
+            low, high = self.random_evals
+            return int(torch.randint(low, high + 1, ())), self.backward
+        return self.train_evals, self.backward
 
 
 @check

@@ -16,6 +16,7 @@ from typing import Annotated, Any
 import torch
 from torch import Tensor
 from torch.autograd.graph import GradientEdge, get_gradient_edge
+from torch.profiler import record_function
 
 from ifpn.bounds import Ge, Gt, Le, check
 from ifpn.solvers.adjoint import GMRES, LinearSolver, Neumann, solve_adjoint
@@ -27,6 +28,9 @@ from ifpn.solvers.repeat import repeat
 from ifpn.solvers.solution import Map, Stats
 from ifpn.solvers.state import flatten
 from ifpn.solvers.step_rule import StepRule, check_rule
+
+# Names of the two solves in a profile.
+SEARCH, ADJOINT = "solver: search of the fixed point", "solver: gradient"
 
 
 @check
@@ -132,9 +136,10 @@ def fixed_point(
         raise TypeError(f"fixed_point: forward must be Forward(solver, max_evals), got {forward!r}")
     check_backward("fixed_point", backward)
     graded = torch.is_grad_enabled()
-    found, value = search(
-        f, z0, forward.solver, forward.max_evals, forward.rtol, forward.atol, leave=not graded, keep_f=not graded
-    )
+    with record_function(SEARCH):
+        found, value = search(
+            f, z0, forward.solver, forward.max_evals, forward.rtol, forward.atol, leave=not graded, keep_f=not graded
+        )
     stats = Stats(found)
     failed = torch.isinf(found.residual)
     if isinstance(backward, Implicit) and graded:
@@ -223,9 +228,9 @@ class _SolveAdjoint(torch.autograd.Function):
         _refuse_second_order()
         problem: _AdjointProblem = ctx.problem
         g = flatten(grads[0])
-        solution = solve_adjoint(
-            problem.product(grads[0].shape), g, problem.how.solver, problem.how.max_vjps, problem.how.rtol
-        )
+        product = problem.product(grads[0].shape)
+        with record_function(ADJOINT):
+            solution = solve_adjoint(product, g, problem.how.solver, problem.how.max_vjps, problem.how.rtol)
         u = solution.value
         problem.record.rest, problem.record.size = g - u, sample_norms(g)
         problem.record.stats.backward = replace(solution, value=u.new_empty(0))

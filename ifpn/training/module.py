@@ -16,7 +16,7 @@ from ifpn.training.loggers import rows_on_disk
 from ifpn.training.randomness import seed_step
 from ifpn.training.recipe import Plan, Recipe
 from ifpn.training.signals import StopRequest
-from ifpn.training.solver_state import step_aware_solvers
+from ifpn.training.solver_state import SolverSchedule
 
 if TYPE_CHECKING:
     from ifpn.training.callbacks.nonfinite import NonFinite
@@ -55,6 +55,7 @@ class DetectionModule(pl.LightningModule):
         self.seed = seed
         self.guard: NonFinite | None = None
         self.stop = StopRequest()
+        self.solver_schedule = SolverSchedule(detector)
         self.batches_seen = 0
         self.validation_due = False
         self._common_val_batches = 0
@@ -78,8 +79,7 @@ class DetectionModule(pl.LightningModule):
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         seed_step(self.seed, self.batches_seen, self.global_rank)
         self.batches_seen += 1
-        for solver in step_aware_solvers(self.detector).values():
-            solver.at_step(self.global_step, self.plan.max_steps)
+        self.solver_schedule.before_batch(self.global_step, self.plan.max_steps)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         images, targets = batch
@@ -104,6 +104,7 @@ class DetectionModule(pl.LightningModule):
         return bool(answers[0])
 
     def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
+        self.solver_schedule.after_batch(self.trainer)
         # However many steps were asked for, the weights at the end are evaluated: a requested stop validates first.
         if self.global_step >= self.plan.max_steps:
             self.trainer.should_stop = True
@@ -147,17 +148,14 @@ class DetectionModule(pl.LightningModule):
             "metrics_rows": rows_on_disk(self.trainer.loggers),
             "scores": self.scores,
             "validation_due": self.validation_due,
-            "solvers": {name: solver.state_dict() for name, solver in step_aware_solvers(self).items()},
+            "solver": self.solver_schedule.state_dict(),
         }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         metadata = checkpoint["ifpn"]
         self.scores = metadata.get("scores")
         self.validation_due = bool(metadata.get("validation_due", False))
-        stored = metadata.get("solvers") or {}
-        for name, solver in step_aware_solvers(self).items():
-            if name in stored:
-                solver.load_state_dict(stored[name])
+        self.solver_schedule.load_state_dict(metadata.get("solver") or {})
         # With another number of processes the same images have been seen in another number of batches.
         world_size = int(metadata.get("world_size", self.trainer.world_size))
         self.batches_seen = int(metadata["batches_seen"]) * world_size // self.trainer.world_size

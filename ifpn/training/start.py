@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from ifpn.errors import ConfigError
 from ifpn.runs.checkpoint import latest_readable, read_checkpoint
 from ifpn.runs.folder import CONFIG
+from ifpn.runs.hub import on_hub
 from ifpn.runs.restore import PREFIX
 
 # What Lightning reads of a checkpoint, and its types there.
@@ -57,6 +58,8 @@ def find_start(ckpt: str | None, run_dir: Path) -> Start:
         if (run_dir / CONFIG).is_file() and not list(run_dir.glob("*.ckpt")):
             return Start(own=True)
         path = latest_readable(run_dir)
+    elif on_hub(ckpt):
+        raise ConfigError(f"ckpt={ckpt}: the hub holds weights, no state of a training. Start from them: init={ckpt}.")
     else:
         path = Path(ckpt).resolve()
     checkpoint = read_checkpoint(path)

@@ -41,10 +41,10 @@ SMALL = (
 STEPS = 2 * 24 // 4
 
 
-def run(script: str, *arguments: str) -> str:
+def run(script: str, *arguments: str) -> subprocess.CompletedProcess[str]:
     done = command(script, *arguments)
     assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
+    return done
 
 
 def weights_hash(checkpoint: Path) -> str:
@@ -63,7 +63,10 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def finished(data: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     """A finished run and what it printed."""
     folder = tmp_path_factory.mktemp("run") / "uninterrupted"
-    return folder, run("train.py", *SMALL, f"data.root={data}", f"run_dir={folder}", "data.workers=0")
+    done = run("train.py", *SMALL, f"data.root={data}", f"run_dir={folder}", "data.workers=0")
+    stray = [line for line in done.stderr.splitlines() if "starts from random values" not in line]  # asked for
+    assert stray == []
+    return folder, done.stdout
 
 
 def test_the_run_folder_tells_its_story(finished: tuple[Path, str]) -> None:
@@ -78,6 +81,8 @@ def test_the_run_folder_tells_its_story(finished: tuple[Path, str]) -> None:
     for picture in PICTURES:
         with Image.open(folder / picture) as image:
             assert min(image.size) > (100 if picture == BATCH else 300)  # two images of 64 px, not enlarged
+    assert "detector  autoassign, neck implicit, csc pyramid, solver fast, backbone efficientnet_lite0\n" in printed
+    assert "precision 32-true" in printed
     assert "AP50" in printed
     with open(folder / "metrics.csv") as file:
         rows = list(csv.DictReader(file))
@@ -106,7 +111,7 @@ def test_a_killed_command_resumes_to_the_same_weights_bit_for_bit(
     process.send_signal(signal.SIGKILL)
     process.wait()
     assert 1 <= read_checkpoint(folder / "last.ckpt")["global_step"] < STEPS, "over before it could be killed"
-    printed = run("train.py", *arguments, "ckpt=last")
+    printed = run("train.py", *arguments, "ckpt=last").stdout
     assert "resumed" in printed
     assert read_checkpoint(folder / "last.ckpt")["global_step"] == STEPS
     assert weights_hash(folder / "last.ckpt") == weights_hash(finished[0] / "last.ckpt")
@@ -119,6 +124,22 @@ def test_evaluate_repeats_the_numbers_of_the_run(finished: tuple[Path, str], tmp
     first = json.loads((folder / "result.json").read_text())["summary"]
     # The same weights on the same images; 1e-6 allows for another batch size changing the order of sums.
     assert again == pytest.approx(first, abs=1e-6)
+
+
+def test_validation_evaluation_and_prediction_find_the_same_boxes(finished: tuple[Path, str], data: Path) -> None:
+    """In batches of 4, 8 and 1: to 1e-3 px and probability, for sums in another order."""
+    import ifpn
+
+    detector = ifpn.load(finished[0] / "last.ckpt", device="cpu")
+    written = json.loads((finished[0] / "predictions.json").read_text())  # of the last validation
+    truth = json.loads((data / "annotations" / "instances_val.json").read_text())
+    files = {path.name: path for path in data.rglob("*.jpg") if "val" in path.as_posix().removeprefix(str(data))}
+    for entry in truth["images"]:
+        found = detector(files[entry["file_name"]], score_threshold=0.0).to_coco(entry["id"])
+        mine = [record for record in written if record["image_id"] == entry["id"]]
+        assert [r["category_id"] for r in found] == [r["category_id"] for r in mine]
+        assert [r["score"] for r in found] == pytest.approx([r["score"] for r in mine], abs=1e-3)
+        assert [v for r in found for v in r["bbox"]] == pytest.approx([v for r in mine for v in r["bbox"]], abs=1e-3)
 
 
 def test_predict_draws_every_picture_and_writes_one_json(finished: tuple[Path, str], tmp_path: Path) -> None:

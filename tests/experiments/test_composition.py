@@ -108,7 +108,7 @@ def parameters_of(target: str) -> list[str]:
 PAPERS_NECK = {"out_channels": 256, "weight_norm": True, "dropout": 0.05, "output_norm": False, "jacobian_penalty": 0.0}
 
 # What an option is called when nothing is done.
-WITHOUT = {"block": "basic", "start": "zero", "fine_every": 1, "jacobian_every": 1.0}
+WITHOUT = {"block": "basic", "start": "zero", "jacobian_every": 1.0}
 
 
 @pytest.mark.parametrize(("table", "row"), OURS, ids=words)
@@ -213,7 +213,8 @@ CONTROL = {
     **{f"stack_{t}": ("StackedFPN", {"inject": True, "repeats": t, "residual_block": True}) for t in (1, 2, 4)},
     **{f"unroll_{t}": ("ImplicitFPN", {"solver": {"_target_": "ifpn.solvers.Unroll", "steps": t}}) for t in (1, 2, 4)},
     "broyden": ("ImplicitFPN", {"solver": {"train_evals": 15, "test_evals": 7}}),
-    "fast": ("ImplicitFPN", {"solver": {"train_evals": 7, "test_evals": 7}}),
+    "fast": ("ImplicitFPN", {"solver": {"train_evals": 7, "test_evals": 7, "warmup": 0.0}}),
+    "warmup": ("ImplicitFPN", {"solver": {"train_evals": 7, "test_evals": 7, "warmup": 0.5}}),
 }
 G = ("csc", "residual_block", "weight_norm", "dropout", "output_norm", "input_norm", "add_input")
 

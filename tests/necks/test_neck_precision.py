@@ -16,7 +16,6 @@ from ifpn.solvers import Unroll
 NECKS: dict[str, Callable[..., Neck]] = {
     "implicit": partial(ImplicitFPN, output_norm=True, input_norm=True, dropout=0.0),
     "learned start": partial(ImplicitFPN, start="learned", add_input=True),
-    "coarse steps": partial(ImplicitFPN, fine_every=2),
     "unroll": partial(ImplicitFPN, solver=Unroll(2)),
     "mdeq": partial(MDEQNeck, solver=Unroll(1), dropout=0.0),
     "stack": partial(StackedFPN, inject=True, repeats=2),

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 import torch
+from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
-from omegaconf import OmegaConf
+from omegaconf import DictConfig
 
+from ifpn.config.paths import CONF
 from ifpn.solvers import (
     GMRES,
     Anderson,
@@ -29,11 +29,15 @@ from ifpn.solvers import (
 
 from .problems import F64, Counted, inputs, linear_map, matrix, tanh_map
 
-CONF = Path(__file__).resolve().parents[2] / "conf" / "solver"
+
+def node(name: str, *overrides: str) -> DictConfig:
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        composed: DictConfig = compose("train", overrides=[f"solver={name}", *overrides]).solver
+    return composed
 
 
 def built(name: str) -> object:
-    return instantiate(OmegaConf.load(CONF / f"{name}.yaml"))
+    return instantiate(node(name))
 
 
 def test_yaml_builds_what_the_names_say() -> None:
@@ -51,11 +55,8 @@ def test_yaml_builds_what_the_names_say() -> None:
 
 def test_every_number_can_be_set_on_the_command_line() -> None:
     for name in ("broyden", "anderson", "fast"):
-        conf = OmegaConf.merge(
-            OmegaConf.load(CONF / f"{name}.yaml"),
-            OmegaConf.from_dotlist(["train_evals=3", "test_evals=2", "rtol=0.1", "backward.max_vjps=4"]),
-        )
-        policy = instantiate(conf)
+        numbers = ("solver.train_evals=3", "solver.test_evals=2", "solver.rtol=0.1", "solver.backward.max_vjps=4")
+        policy = instantiate(node(name, *numbers))
         assert (policy.train_evals, policy.test_evals, policy.rtol, policy.backward.max_vjps) == (3, 2, 0.1, 4)
 
 

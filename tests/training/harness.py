@@ -18,6 +18,7 @@ from unittest import mock
 import pytorch_lightning as pl
 import torch
 from hydra import compose, initialize_config_dir
+from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.callbacks import Callback
 from torch import Tensor, nn
@@ -26,8 +27,9 @@ from torch.nn import functional as F
 from ifpn.cli import train as run_module
 from ifpn.config.build import build_list
 from ifpn.config.paths import CONF
+from ifpn.necks import ImplicitFPN
 from ifpn.runs.checkpoint import read_checkpoint
-from ifpn.solvers import fixed_point
+from ifpn.solvers import Equilibrium, fixed_point
 from tests.processes import PATIENCE, in_processes, write_to
 
 BATCHES = 5  # of an epoch
@@ -66,10 +68,15 @@ class Tiny(nn.Module):
         self.head = nn.Linear(8, num_classes + 4)
         self.stats: Any = None
 
+    def equilibrium(self, b: Tensor) -> Tensor:
+        """(N, 8, H, W) of the same shape."""
+        z, self.stats = fixed_point(lambda z: torch.tanh(self.mix(z) * 0.3 + b), torch.zeros_like(b))
+        return z
+
     def forward(self, images: Sequence[Tensor], targets: Any = None) -> Any:
         x = torch.stack([F.interpolate(i[None], size=(16, 16), mode="bilinear")[0] for i in images])
         b = self.norm(self.conv(x))
-        z, self.stats = fixed_point(lambda z: torch.tanh(self.mix(z) * 0.3 + b), torch.zeros_like(b))
+        z = self.equilibrium(b)
         out = self.head(F.dropout(z.mean((2, 3)), 0.3, self.training))
         if self.training:
             first = torch.stack([t["labels"][0] for t in targets])
@@ -79,6 +86,26 @@ class Tiny(nn.Module):
             {"boxes": boxes + o[:4].sigmoid(), "scores": o[4:].softmax(0).max()[None], "labels": o[4:].argmax()[None]}
             for o in out
         ]
+
+
+class TinyImplicit(Tiny):
+    """The same with an implicit neck, whose solver is the configuration's."""
+
+    def __init__(self, num_classes: int, solver: Equilibrium) -> None:
+        super().__init__(num_classes)
+        del self.mix  # a parameter without a gradient is an error with two ranks
+        self.neck = ImplicitFPN([8, 8], 8, extra_levels="none", solver=solver, random_start=0.3)
+
+    def equilibrium(self, b: Tensor) -> Tensor:
+        """The finest level of the pyramid."""
+        return self.neck({"c3": b, "c4": b[..., ::2, ::2]})["c3"]
+
+
+def build_tiny(cfg: DictConfig, num_classes: int) -> Tiny:
+    """`Tiny`, or `TinyImplicit` where a solver that changes while training is asked for."""
+    solver = instantiate(cfg.solver)
+    changes = isinstance(solver, Equilibrium) and (solver.warmup > 0 or solver.random_evals is not None)
+    return TinyImplicit(num_classes, solver) if changes else Tiny(num_classes)
 
 
 def configuration(data: Path, run_dir: Path, *overrides: str) -> DictConfig:
@@ -143,7 +170,7 @@ def train_here(cfg: DictConfig, *extra: Callback) -> dict[str, float]:
         return [*extra, *built] if any(isinstance(b, Callback) for b in built) else built
 
     with mock.patch.object(run_module, "build_list", with_extra):
-        return run_module.train(cfg, build=lambda _, num_classes: Tiny(num_classes))
+        return run_module.train(cfg, build=build_tiny)
 
 
 def train_in_processes(cfg: DictConfig, *extra: Callback, ranks: int = 1, timeout: float = 120) -> list[int]:

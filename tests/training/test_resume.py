@@ -101,3 +101,35 @@ def test_accumulated_gradients(small_data: Path, tmp_path: Path) -> None:
     first = uninterrupted(small_data, tmp_path / "whole", 1, *more)
     second = killed_and_resumed(small_data, tmp_path / "killed", 1, [("gradient", 1), ("gradient", 4)], *more)
     assert_same(first, second)
+
+
+SCHEDULED = (
+    "solver=fast", "solver.warmup=0.4", "solver.random_evals=[2,5]", "solver.easy=null", "solver.hard=null"
+)  # fmt: skip
+CHOSEN = (
+    "solver=fast",
+    "solver.warmup=2",
+    "solver.radius_every=2",
+    "solver.easy.radius=0.1",
+    "solver.hard.radius=0.15",
+)
+
+
+@pytest.mark.parametrize("more", [SCHEDULED, CHOSEN], ids=["warm-up, random budgets and starts", "budget by radius"])
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_a_solver_that_changes_while_training(
+    ranks: int, more: tuple[str, ...], small_data: Path, tmp_path: Path
+) -> None:
+    """Killed in the warm-up, at its end, after a measurement and in the last step."""
+    more += TWO_RANKS if ranks == 2 else ()
+    first = uninterrupted(small_data, tmp_path / "whole", ranks, *more)
+    kills = [("gradient", 1), ("start", 4), ("gradient", 7)] if ranks == 1 else [("gradient", 3)]
+    assert_same(first, killed_and_resumed(small_data, tmp_path / "killed", ranks, kills, *more))
+    with open(first / "metrics.csv") as file:
+        rows = list(csv.DictReader(file))
+    unrolled = [float(r["solver/unrolled"]) for r in rows if r.get("solver/unrolled")]
+    end = 4 if more[1] == "solver.warmup=0.4" else 2
+    assert unrolled == [1.0] * end + [0.0] * (STEPS - end)
+    if "solver.radius_every=2" in more:
+        assert [int(r["step"]) for r in rows if r.get("solver/spectral_radius")] == [2, 4, 6, 8]
+        assert read_checkpoint(first / "last.ckpt")["ifpn"]["solver"]["readings"]

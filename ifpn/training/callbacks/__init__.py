@@ -6,6 +6,7 @@ from ifpn.training.callbacks.early_stopping import EarlyStopping
 from ifpn.training.callbacks.ema import WeightAverage
 from ifpn.training.callbacks.nonfinite import NonFinite
 from ifpn.training.callbacks.pictures import Pictures
+from ifpn.training.callbacks.profile import Profile
 from ifpn.training.callbacks.progress import Progress
 from ifpn.training.callbacks.run_report import RunReport
 from ifpn.training.callbacks.solver_monitor import SolverMonitor
@@ -18,6 +19,7 @@ __all__ = [
     "NonFinite",
     "PeriodicCheckpoint",
     "Pictures",
+    "Profile",
     "Progress",
     "RunReport",
     "SolverMonitor",

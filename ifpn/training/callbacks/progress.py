@@ -29,6 +29,7 @@ class Progress(ProgressBar):
         self.console = Console(highlight=False)
         self._bar: RichProgress | None = None
         self._task = TaskID(0)
+        self._validation: TaskID | None = None
         self._started = self._said = 0.0
         self._first_step = 0
         self._enabled = True
@@ -43,7 +44,7 @@ class Progress(ProgressBar):
         self._first_step = trainer.global_step
         if self._enabled and self.console.is_terminal:
             self._bar = RichProgress(
-                TextColumn("step {task.completed}/{task.total}"),
+                TextColumn("{task.fields[unit]} {task.completed}/{task.total}"),
                 BarColumn(bar_width=30),
                 TextColumn("{task.description}"),
                 TimeRemainingColumn(compact=True),
@@ -51,7 +52,7 @@ class Progress(ProgressBar):
                 console=self.console,
             )
             self._bar.start()
-            self._task = self._bar.add_task("", total=_total_steps(trainer), completed=trainer.global_step)
+            self._task = self._bar.add_task("", total=_total_steps(trainer), completed=trainer.global_step, unit="step")
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -64,7 +65,30 @@ class Progress(ProgressBar):
             self._said = time.monotonic()
             self._line(trainer)
 
+    def on_validation_batch_end(
+        self,
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        if not self._enabled or trainer.sanity_checking or trainer.state.fn != "fit":
+            return
+        total = int(sum(trainer.num_val_batches))
+        if self._bar is not None:
+            if self._validation is None:
+                self._validation = self._bar.add_task("", total=total, unit="validating batch")
+            self._bar.update(self._validation, completed=batch_idx + 1)
+        elif time.monotonic() - self._said >= self.refresh_seconds:
+            self._said = time.monotonic()
+            self.console.print(f"validating batch {batch_idx + 1}/{total}")
+
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if self._bar is not None and self._validation is not None:
+            self._bar.remove_task(self._validation)
+            self._validation = None
         if self._enabled and not trainer.sanity_checking and trainer.state.fn == "fit":
             self._line(trainer)
 

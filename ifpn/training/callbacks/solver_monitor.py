@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
 from typing import Annotated, Any
 
 import pytorch_lightning as pl
@@ -12,7 +11,8 @@ from torch import Tensor, nn
 
 from ifpn.bounds import Count, Ge, Gt, Le, check
 from ifpn.necks.implicit import EquilibriumNeck
-from ifpn.solvers import Solution, Stats, Status, Unroll
+from ifpn.solvers import Equilibrium, Solution, Stats, Status, Unroll
+from ifpn.training.solver_state import RadiusProbe, equilibrium_neck, log_radius
 
 log = logging.getLogger(__name__)
 
@@ -55,7 +55,7 @@ class SolverMonitor(Callback):
         self.summary: dict[str, float] = {}
         self.readings_above_limit = 0  # logged residuals above the limit, the last ones in a row
         self.warned = False
-        self._features: list[Mapping[str, Tensor]] = []  # of the batch at hand, if it is to be measured
+        self._probe = RadiusProbe()
         self._measured_at = 0
 
     def state_dict(self) -> dict[str, Any]:
@@ -79,12 +79,7 @@ class SolverMonitor(Callback):
         if neck is None or not self.spectral_every or step % self.spectral_every or step == self._measured_at:
             return
         self._measured_at = step
-
-        def keep(_: nn.Module, arguments: tuple[Mapping[str, Tensor]]) -> None:
-            self._features.append({name: level.detach() for name, level in arguments[0].items()})
-            handle.remove()
-
-        handle = neck.register_forward_pre_hook(keep)
+        self._probe.arm(neck)
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -94,10 +89,9 @@ class SolverMonitor(Callback):
         stats = solver_stats(pl_module)
         if stats is not None and (trainer.global_step % every == 0 or not self.traces):
             self._log_solves(stats, pl_module)
-            if not isinstance(getattr(equilibrium_neck(pl_module), "solver", None), Unroll):
+            if not _unrolls(equilibrium_neck(pl_module)):
                 self._check_residual(trainer)
-        if self._features:
-            self._log_spectral_radius(trainer, pl_module)
+        self._log_spectral_radius(trainer, pl_module)
 
     def _log_solves(self, stats: Stats, pl_module: pl.LightningModule) -> None:
         for side, solution in (("forward", stats.forward), ("backward", stats.backward)):
@@ -105,6 +99,7 @@ class SolverMonitor(Callback):
                 self.traces[side] = solution.trace.detach().float().cpu()
                 self.summary |= solver_metrics(side, solution)
         found = {name: value for name, value in self.summary.items() if name not in MEASURED}
+        found["unrolled"] = float(_unrolls(equilibrium_neck(pl_module)))
         pl_module.log_dict({f"solver/{name}": value for name, value in found.items()})
 
     def _check_residual(self, trainer: pl.Trainer) -> None:
@@ -118,18 +113,13 @@ class SolverMonitor(Callback):
             )
 
     def _log_spectral_radius(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        features = self._features.pop()
         neck = equilibrium_neck(pl_module)
-        assert neck is not None
-        with trainer.precision_plugin.forward_context():
-            radius = float(neck.spectral_radius(features, self.spectral_products).median())
-        # What takes k applications to arrive is damped by about radius^k: their sum is that of 1 / (1 - radius).
-        measured = {"spectral_radius": radius} | ({"effective_depth": 1 / (1 - radius)} if radius < 1 else {})
+        radius = None if neck is None else self._probe.read(trainer, neck, self.spectral_products)
+        if neck is None or radius is None:
+            return
+        measured = log_radius(trainer, radius, self._measured_at - 1)  # rows are numbered from 0
         self.summary = {k: v for k, v in self.summary.items() if k not in MEASURED} | measured
-        # Not `log`: that would repeat the value in every row until the epoch ends. Rows are numbered from 0.
-        for logger in trainer.loggers:
-            logger.log_metrics({f"solver/{k}": v for k, v in measured.items()}, step=self._measured_at - 1)
-        if radius > 1 and not isinstance(neck.solver, Unroll):
+        if radius > 1 and not _unrolls(neck):
             self._warn(trainer, f"G does not contract: its spectral radius at the fixed point is {radius:.2f}")
 
     def _warn(self, trainer: pl.Trainer, what: str) -> None:
@@ -159,9 +149,10 @@ def solver_stats(module: nn.Module) -> Stats | None:
     return None
 
 
-def equilibrium_neck(module: nn.Module) -> EquilibriumNeck | None:
-    """The implicit neck inside `module`; None if there is none."""
-    return next((part for part in module.modules() if isinstance(part, EquilibriumNeck)), None)
+def _unrolls(neck: EquilibriumNeck | None) -> bool:
+    """Whether training applies G a few times and asks for no fixed point."""
+    solver = getattr(neck, "solver", None)
+    return isinstance(solver, Unroll) or (isinstance(solver, Equilibrium) and solver.progress.unrolled)
 
 
 def solver_metrics(side: str, solution: Solution) -> dict[str, float]:
