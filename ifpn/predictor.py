@@ -128,6 +128,45 @@ class Predictor:
         """
         return Stream(self.detector, self)
 
+    def export(
+        self,
+        path: str | Path,
+        *,
+        form: str = "onnx",
+        test_evals: int | None = None,
+        height: int | None = None,
+        width: int | None = None,
+        batch: int = 1,
+        dynamic: bool = True,
+    ) -> dict[str, str]:
+        """Write the whole detector, from pixels to boxes, as a file for other runtimes; see docs/export.md.
+
+        Args:
+            path: the file.
+            form: `onnx`, `torchscript`, `torch_export` or `openvino`.
+            test_evals: applications of G; None: 2 for an equilibrium, the steps of an unrolled neck.
+            height: of the images that the graph is recorded with; None: the shorter side that they are resized to.
+            width: the same; None: 4/3 of the height.
+            batch: images at a time with `dynamic=False` (Faster R-CNN: always).
+            dynamic: images of any size, and batches.
+
+        Returns:
+            The metadata of the file.
+
+        Raises:
+            ConfigError: a detector or a combination that cannot be exported, or a missing package.
+        """
+        from ifpn.export import applications, check_exportable, export  # of the extra 'export'
+
+        check_exportable(self.detector, form, dynamic)
+        facts = {"class_names": self.class_names, "category_ids": self.category_ids}
+        facts |= {"score_threshold": self.score_threshold, "data": self.config.get("data")}
+        evals = applications(self.detector, test_evals)
+        with self._at_size(self.size):
+            height = height or int(self.detector.transform.min_size[-1])  # type: ignore[union-attr, index, arg-type]
+            size = {"height": height, "width": width or height * 4 // 3, "batch": batch}
+            return export(self.detector, facts, Path(path), form=form, evals=evals, dynamic=dynamic, **size)
+
     def _result(
         self, found: Mapping[str, Tensor], image: Tensor, facts: SolverFacts | None, origin: Any, threshold: float
     ) -> Detections:
