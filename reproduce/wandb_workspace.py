@@ -72,22 +72,7 @@ SPECIFICATION = (
     ),
     Section(
         "Pictures",
-        (
-            Panel(
-                "pictures",
-                "of each run",
-                (
-                    "val/boxes",
-                    "run/samples",
-                    "run/train_batch",
-                    "run/precision_recall",
-                    "run/operating_points",
-                    "run/confusion",
-                    "run/curves",
-                    "run/convergence",
-                ),
-            ),
-        ),
+        (Panel("pictures", "of each run", ("val/boxes", *PICTURES)),),
     ),
     Section(
         "Tables",

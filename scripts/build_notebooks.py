@@ -292,7 +292,7 @@ neck = next(part for part in detector.detector.modules() if isinstance(part, Equ
 equilibrium, neck.solver = neck.solver, Unroll(EVALS)
 eager = detector(photos[0], score_threshold=0.0)
 neck.solver = equilibrium
-apart = np.abs(eager.boxes.numpy() - boxes[:count]).max() if len(eager) == count else float("nan")
+apart = np.abs(eager.boxes.numpy() - boxes[:count]).max(initial=0) if len(eager) == count else float("nan")
 print(f"{count} boxes by onnxruntime, {len(eager)} by PyTorch; largest distance {apart:.1g} px")""",
     "md",
     """## A clip
