@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from io import BytesIO
@@ -17,11 +18,13 @@ from torch import Tensor, nn
 
 from ifpn.data import decode_image
 from ifpn.detections import Detections, SolverFacts
+from ifpn.detectors.views import Found, detect_views, resized_to
 from ifpn.errors import ConfigError, UserError
 from ifpn.necks import EquilibriumNeck, Stream
 from ifpn.runs.hub import on_hub
 from ifpn.runs.restore import read_trained, restore_detector
 
+Size = int | Sequence[int] | None
 OneImage = str | os.PathLike[str] | bytes | Image.Image | NDArray[np.uint8] | Tensor
 ALLOWED = (
     "a path, bytes of an image file, a Pillow image, a uint8 array (H, W, 3), "
@@ -42,10 +45,13 @@ class Predictor:
         config: what it was trained with.
         device: where it computes.
         score_threshold: detections below are left out; a call may ask for another.
-        size: shorter side in pixels that images are resized to; None: as trained.
+        size: shorter side in pixels that images are resized to; several: each of them is looked at, and what is found
+            is merged by class-wise NMS; None: as trained.
+        flip: whether mirror images are looked at, too, and merged in the same way.
 
     Attributes:
-        detector, class_names, category_ids, config, device, score_threshold, size: as given.
+        detector, class_names, category_ids, config, device, score_threshold, flip: as given.
+        sizes: those that were given, one or several.
     """
 
     def __init__(
@@ -56,7 +62,8 @@ class Predictor:
         config: dict[str, Any],
         device: torch.device,
         score_threshold: float = 0.0,
-        size: int | None = None,
+        size: Size = None,
+        flip: bool = False,
     ) -> None:
         self.detector = detector.to(device).eval()
         self.class_names = list(class_names)
@@ -64,11 +71,17 @@ class Predictor:
         self.config = config
         self.device = device
         self.score_threshold = _checked_threshold(score_threshold)
-        self.size = _checked_size(size)
+        self.sizes, self.flip = _checked_sizes(size), flip
 
     @overload
     def __call__(
-        self, images: OneImage, *, score_threshold: float | None = ..., size: int | None = ..., bgr: bool = ...
+        self,
+        images: OneImage,
+        *,
+        score_threshold: float | None = ...,
+        size: Size = ...,
+        flip: bool | None = ...,
+        bgr: bool = ...,
     ) -> Detections: ...
     @overload
     def __call__(
@@ -76,7 +89,8 @@ class Predictor:
         images: list[OneImage] | tuple[OneImage, ...],
         *,
         score_threshold: float | None = ...,
-        size: int | None = ...,
+        size: Size = ...,
+        flip: bool | None = ...,
         bgr: bool = ...,
     ) -> list[Detections]: ...
     @torch.no_grad()
@@ -85,7 +99,8 @@ class Predictor:
         images: OneImage | list[OneImage] | tuple[OneImage, ...],
         *,
         score_threshold: float | None = None,
-        size: int | None = None,
+        size: Size = None,
+        flip: bool | None = None,
         bgr: bool = False,
     ) -> Detections | list[Detections]:
         """Boxes of one image, or of each of a list of images, which go through the detector as one batch.
@@ -94,7 +109,8 @@ class Predictor:
             images: a path, the bytes of an image file, a Pillow image, a numpy array (H, W, 3) uint8 in RGB, a tensor
                 (3, H, W), uint8 or floating point in 0..1, or a list or tuple of any of these.
             score_threshold: detections below are left out; None: the predictor's.
-            size: shorter side in pixels that images are resized to; None: the predictor's.
+            size: shorter side in pixels that images are resized to, or several; None: the predictor's.
+            flip: whether mirror images are looked at, too; None: the predictor's.
             bgr: arrays have their channels in the order of OpenCV.
 
         Returns:
@@ -110,12 +126,11 @@ class Predictor:
         if not tensors:
             return []
         threshold = self.score_threshold if score_threshold is None else _checked_threshold(score_threshold)
-        with self._at_size(self.size if size is None else _checked_size(size)):
-            found = self.detector([unit_range(image).to(self.device) for image in tensors])
-        solved = self._solver_facts(len(tensors))
+        views = self.sizes if size is None else _checked_sizes(size), self.flip if flip is None else flip
+        found = self._detect([unit_range(image) for image in tensors], *views)
         results = [
-            self._result(detection, image, facts, origin, threshold)
-            for detection, image, facts, origin in zip(found, tensors, solved, given, strict=True)
+            self._result(*one, image, origin, threshold)
+            for one, image, origin in zip(found, tensors, given, strict=True)
         ]
         return results if several else results[0]
 
@@ -142,7 +157,7 @@ class Predictor:
         """Write the whole detector, from pixels to boxes, as a file for other runtimes; see docs/export.md.
 
         Args:
-            path: the file.
+            path: the file; images are resized in it to the predictor's size.
             form: `onnx`, `torchscript`, `torch_export` or `openvino`.
             test_evals: applications of G; None: 2 for an equilibrium, the steps of an unrolled neck.
             height: of the images that the graph is recorded with; None: the shorter side that they are resized to.
@@ -162,13 +177,35 @@ class Predictor:
         facts = {"class_names": self.class_names, "category_ids": self.category_ids}
         facts |= {"score_threshold": self.score_threshold, "data": self.config.get("data")}
         evals = applications(self.detector, test_evals)
-        with self._at_size(self.size):
+        if self.flip or len(self.sizes) > 1:
+            raise ConfigError("a file holds one view of an image: load the detector with one size and flip=False.")
+        with resized_to(self.detector, self.sizes[0]):
             height = height or int(self.detector.transform.min_size[-1])  # type: ignore[union-attr, index, arg-type]
             size = {"height": height, "width": width or height * 4 // 3, "batch": batch}
             return export(self.detector, facts, Path(path), form=form, evals=evals, dynamic=dynamic, **size)
 
+    @torch.no_grad()
+    def detect(self, images: Sequence[Tensor]) -> list[Found]:
+        """Return plain detections of images (3, H, W) in 0..1, at the predictor's size and flip, none left out."""
+        return [found for found, _ in self._detect(images, self.sizes, self.flip)]
+
+    def _detect(
+        self, images: Sequence[Tensor], sizes: Sequence[int | None], flip: bool
+    ) -> list[tuple[Found, SolverFacts | None]]:
+        """Images of one shape together, so that what the solver says can be told apart."""
+        groups: dict[torch.Size, list[int]] = defaultdict(list)
+        for number, image in enumerate(images):
+            groups[image.shape].append(number)
+        results: dict[int, tuple[Found, SolverFacts | None]] = {}
+        for members in groups.values():
+            with _solver_facts(self.detector) as solved:
+                found = detect_views(self.detector, [images[i].to(self.device) for i in members], sizes, flip)
+            facts: Sequence[SolverFacts | None] = solved or [None] * len(members)
+            results |= zip(members, zip(found, facts, strict=True), strict=True)
+        return [results[i] for i in range(len(images))]
+
     def _result(
-        self, found: Mapping[str, Tensor], image: Tensor, facts: SolverFacts | None, origin: Any, threshold: float
+        self, found: Mapping[str, Tensor], facts: SolverFacts | None, image: Tensor, origin: Any, threshold: float
     ) -> Detections:
         boxes, scores, labels = (found[name].cpu() for name in ("boxes", "scores", "labels"))
         pixels = image if image.dtype == torch.uint8 else (image.float() * 255).round().to(torch.uint8)
@@ -178,26 +215,28 @@ class Predictor:
         kept: Detections = result[scores >= threshold]
         return kept
 
-    def _solver_facts(self, count: int) -> Sequence[SolverFacts | None]:
-        for part in self.detector.modules():
-            if isinstance(part, EquilibriumNeck) and part.stats and len(part.stats.forward.residual) == count:
-                residuals = part.stats.forward.residual.detach().float().cpu().tolist()
-                return [SolverFacts(*facts) for facts in zip(residuals, part.evals().tolist(), strict=True)]
-        return [None] * count
 
-    @contextmanager
-    def _at_size(self, size: int | None) -> Iterator[None]:
-        """Resize images to another shorter side; the longest side allowed grows in proportion."""
-        transform = getattr(self.detector, "transform", None)
-        if size is None or transform is None:
-            yield
-            return
-        before = transform.min_size, transform.max_size
-        transform.min_size, transform.max_size = (size,), max(size, round(before[1] * size / max(before[0])))
-        try:
-            yield
-        finally:
-            transform.min_size, transform.max_size = before
+@contextmanager
+def _solver_facts(detector: nn.Module) -> Iterator[list[SolverFacts]]:
+    """A list that is filled when the block ends: the largest residual and all evaluations of each image."""
+    calls: list[list[SolverFacts]] = []
+
+    def note(neck: nn.Module, *_: object) -> None:
+        assert isinstance(neck, EquilibriumNeck)
+        if neck.stats is not None:
+            residuals = neck.stats.forward.residual.detach().float().cpu().tolist()
+            calls.append([SolverFacts(*facts) for facts in zip(residuals, neck.evals().tolist(), strict=True)])
+
+    hooks = [part.register_forward_hook(note) for part in detector.modules() if isinstance(part, EquilibriumNeck)]
+    facts: list[SolverFacts] = []
+    try:
+        yield facts
+    finally:
+        for hook in hooks:
+            hook.remove()
+    if calls:
+        pairs = (zip(*of_image, strict=True) for of_image in zip(*calls, strict=True))
+        facts += [SolverFacts(max(residuals), sum(evals)) for residuals, evals in pairs]
 
 
 def to_tensor(image: OneImage, *, bgr: bool = False) -> Tensor:
@@ -260,10 +299,15 @@ def _checked_threshold(value: float) -> float:
     return float(value)
 
 
-def _checked_size(value: int | None) -> int | None:
-    if value is not None and (isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= 10_000):
-        raise ConfigError(f"size={value}: must be a whole number of pixels from 1 to 10000, or None.")
-    return value
+def _checked_sizes(value: Size) -> tuple[int | None, ...]:
+    several = isinstance(value, Sequence) and not isinstance(value, str)
+    sizes: tuple[Any, ...] = tuple(value) if several else (value,)  # type: ignore[arg-type]
+    for size in sizes:
+        if size is not None and (isinstance(size, bool) or not isinstance(size, int) or not 1 <= size <= 10_000):
+            raise ConfigError(f"size={value}: must be a whole number of pixels from 1 to 10000, several, or None.")
+    if not sizes:
+        raise ConfigError("size=[]: must have at least one size.")
+    return sizes
 
 
 def load(
@@ -271,7 +315,8 @@ def load(
     device: str | torch.device = "auto",
     *,
     score_threshold: float | None = None,
-    size: int | None = None,
+    size: Size = None,
+    flip: bool = False,
 ) -> Predictor:
     """Load a checkpoint that a run wrote, ready to predict. Loading never executes code from the file.
 
@@ -281,21 +326,22 @@ def load(
         device: `auto` takes a GPU if there is one.
         score_threshold: detections below are left out. None: the score at which the last validation had the highest
             F1, if the file knows it, else 0.
-        size: shorter side in pixels that images are resized to; None: as trained.
+        size: shorter side in pixels that images are resized to, or several (`Predictor`); None: as trained.
+        flip: whether mirror images are looked at, too.
 
     Raises:
         ConfigError: missing, damaged, or foreign file.
     """
     if not on_hub(path) and Path(path).suffix == ".onnx":
-        return _load_onnx(Path(path), score_threshold, size)
+        return _load_onnx(Path(path), score_threshold, size, flip)
     checkpoint = read_trained(path)
     metadata, detector = checkpoint["ifpn"], restore_detector(checkpoint, path)
     threshold = (metadata.get("score_threshold") or 0.0) if score_threshold is None else score_threshold
     names, ids, config = metadata["class_names"], metadata["category_ids"], metadata["config"]
-    return Predictor(detector, names, ids, config, pick_device(device), threshold, size)
+    return Predictor(detector, names, ids, config, pick_device(device), threshold, size, flip)
 
 
-def _load_onnx(path: Path, score_threshold: float | None, size: int | None) -> Predictor:
+def _load_onnx(path: Path, score_threshold: float | None, size: Size, flip: bool) -> Predictor:
     from ifpn.export.runtime import read_onnx  # of the extra 'export'
 
     if size is not None:
@@ -303,7 +349,7 @@ def _load_onnx(path: Path, score_threshold: float | None, size: int | None) -> P
     detector, facts = read_onnx(path)
     threshold = facts["score_threshold"] if score_threshold is None else score_threshold
     names, ids = facts["class_names"], facts["category_ids"]
-    return Predictor(detector, names, ids, {"data": facts["data"]}, torch.device("cpu"), threshold)
+    return Predictor(detector, names, ids, {"data": facts["data"]}, torch.device("cpu"), threshold, flip=flip)
 
 
 def pick_device(device: str | torch.device) -> torch.device:

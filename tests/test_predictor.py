@@ -14,7 +14,12 @@ from torch import Tensor, nn
 
 from ifpn.detections import Box, Detections
 from ifpn.errors import UserError
+from ifpn.necks import ImplicitFPN
 from ifpn.predictor import Predictor
+from ifpn.solvers import Anderson, Equilibrium
+from tests.detectors.cases import make_detector
+
+CPU = torch.device("cpu")
 
 
 class Corner(nn.Module):
@@ -116,6 +121,38 @@ def test_thresholds_at_load_and_per_call(array: np.ndarray) -> None:
             detector(array, score_threshold=wrong)  # type: ignore[arg-type]
     with pytest.raises(UserError, match="size=0: must be a whole number"):
         detector(array, size=0)
+
+
+def test_several_sizes_and_mirror_images_at_load_and_per_call(array: np.ndarray) -> None:
+    detector = Predictor(Corner(), ["cat", "dog"], [3, 17], {}, torch.device("cpu"), size=[32, 64], flip=True)
+    merged, plain = detector(array), detector(array, size=32, flip=False)
+    # the mirrored box of the dog overlaps the box itself by 0, that of the cat too: both are other places
+    assert (len(plain), len(merged)) == (2, 4)
+    assert [len(found["scores"]) for found in detector.detect([torch.zeros(3, 6, 8)])] == [4]
+    for wrong in ([], [0], [32, True], "32", 1.5):
+        with pytest.raises(UserError, match=r"size=.*must"):
+            detector(array, size=wrong)  # type: ignore[arg-type]
+
+
+def test_every_image_knows_its_solve_also_beside_images_of_other_shapes() -> None:
+    torch.manual_seed(0)
+    solver = Equilibrium(forward=Anderson(m=3), rtol=1e-2, test_evals=6)
+
+    def neck(**sizes: Any) -> nn.Module:
+        return ImplicitFPN(**sizes, output_norm=True, solver=solver)
+
+    model = make_detector("fcos", neck=neck).eval()
+    detector = Predictor(model, [str(k) for k in range(model.num_classes)], list(range(model.num_classes)), {}, CPU)
+    images = [torch.rand(3, *size) for size in ((60, 90), (64, 64), (60, 90))]
+    together = [found.solver for found in detector(images)]
+    for facts, image in zip(together, images, strict=True):
+        alone = detector(image).solver
+        # 1e-4: kernels of another batch size add in another order
+        assert facts.residual == pytest.approx(alone.residual, rel=1e-4)
+        assert 1 <= facts.evals == alone.evals <= 6
+    both = detector(images[0], flip=True).solver
+    assert both.evals > together[0].evals
+    assert both.residual >= together[0].residual * (1 - 1e-4)
 
 
 def test_a_missing_package_is_named(detector: Predictor, array: np.ndarray, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -50,7 +50,7 @@ def evaluate(cfg: DictConfig) -> CocoResult | None:
         evaluator = CocoEvaluator(data.val_dataset.annotations, data.category_ids, max_detections=data.max_detections)
         evaluator.update_records(read_predictions(Path(cfg.predictions), evaluator))
     else:
-        predictor = load(cfg.ckpt, cfg.device)
+        predictor = load(cfg.ckpt, cfg.device, size=cfg.size, flip=cfg.flip)
         if cfg.test_evals is not None:
             set_test_evals(predictor, cfg.test_evals)
         data, labels = _data(_asked_or_trained_on(cfg, predictor), predictor)
@@ -133,7 +133,7 @@ def _detect(
     predictor: Predictor, data: DetectionData, evaluator: CocoEvaluator, labels: torch.Tensor, console: Console
 ) -> None:
     for images, targets in track(data.val_dataloader(), "evaluating", console=console, transient=True):
-        found = predictor.detector([image.to(predictor.device).float() / 255 for image in images])
+        found = predictor.detect([image.float() / 255 for image in images])
         found = [{**{k: v.cpu() for k, v in d.items()}, "labels": labels[d["labels"].cpu()]} for d in found]
         evaluator.update([int(t["image_id"]) for t in targets], found)
 

@@ -80,12 +80,6 @@ def print_header(
     ranks = f"{trainer.world_size} x " if trainer.world_size > 1 else ""
     say(console, "device", f"{ranks}{machine(trainer.strategy.root_device)}; precision {trainer.precision}")
     say(console, "run", cfg.run_dir)
-    if not data.val_dataset.annotations.usable.any():
-        say(
-            console,
-            "validation",
-            "has no boxes: AP is not measurable, best.ckpt and export/ hold the newest weights",
-        )
 
 
 def described(cfg: DictConfig, chosen: Mapping[str, str | None]) -> str:

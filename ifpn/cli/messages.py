@@ -24,6 +24,7 @@ FOREIGN = {
     **dict.fromkeys(("workers", "num_workers"), "data.workers={}"),
     **dict.fromkeys(("device", "devices", "gpus"), "trainer=cpu|gpu|ddp, and trainer.devices for how many"),
     **dict.fromkeys(("weights", "pretrained"), "backbone.weights={}, or init={} for a whole detector"),
+    **dict.fromkeys(("tta", "augment"), "flip=true and size=[…], of predict and evaluate"),
     "resume": "ckpt=last run_dir=FOLDER",
     **dict.fromkeys(("output_dir", "save_dir", "project", "name"), "run_dir={}"),
     "model": "detector=…, neck=… and backbone=…",

@@ -32,6 +32,8 @@ def predict(cfg: DictConfig) -> None:
         BadImage: an unusable image under `on_bad_image=refuse`, or no usable one at all.
     """
     if cfg.stream is not None:
+        if cfg.flip or not (cfg.size is None or isinstance(cfg.size, int)):
+            raise ConfigError("flip=true and several sizes are for images: leave them out with stream=….")
         from ifpn.cli.video import predict_video  # which imports this file
 
         predict_video(cfg)
@@ -41,7 +43,7 @@ def predict(cfg: DictConfig) -> None:
         sources = find_sources(str(cfg.source), leave_out=out, downloads=Path(downloads))
         names = picture_names([sources.name(file) for file in sources.files])
         _spare_images(sources.files, [out / name for name in names])
-        predictor = load(cfg.ckpt, cfg.device, size=cfg.size)
+        predictor = load(cfg.ckpt, cfg.device, size=cfg.size, flip=cfg.flip)
         shown = drawn_from(cfg, predictor)
         found, refused = [], []
         for number, file in enumerate(track(sources.files, "predicting", console=console, transient=True), start=1):

@@ -26,6 +26,7 @@ from ifpn.runs.files import write_text
 from ifpn.runs.folder import COMPLETE, CONFIG, METRICS, check_run_dir, completion, mark_complete
 from ifpn.runs.lock import folder_lock
 from ifpn.runs.restore import read_trained
+from ifpn.training.callbacks.early_stopping import EarlyStopping
 from ifpn.training.loggers import keep_rows
 from ifpn.training.loops import install_loops
 from ifpn.training.module import DetectionModule
@@ -68,7 +69,7 @@ def _train(cfg: DictConfig, build: Build, trainer: pl.Trainer, run_dir: Path) ->
     recipe: Recipe = build_part(cfg.schedule, "schedule")
     data.prepare_data()
     data.setup("fit")
-    check_ranks(trainer.world_size, len(data.val_dataset))
+    check_validation(trainer, data)
     world_size, accumulate = trainer.world_size, trainer.accumulate_grad_batches
     plan = recipe.plan(data.batch_size, world_size, accumulate, data.batches_per_epoch(world_size))
     module = build_module(cfg, build, data, recipe, plan)
@@ -107,6 +108,17 @@ def _weights_to_start_from(cfg: DictConfig, start: Start) -> dict[str, Any] | No
             "starts one at step 0 from weights alone."
         )
     return None if start.path else read_trained(cfg.init, "init")
+
+
+def check_validation(trainer: pl.Trainer, data: DetectionData) -> None:
+    """Refuse a validation set that cannot do what it is asked for."""
+    if data.has_validation:
+        check_ranks(trainer.world_size, len(data.val_dataset))
+    elif any(isinstance(callback, EarlyStopping) for callback in trainer.callbacks):  # type: ignore[attr-defined]
+        raise ConfigError(
+            "callbacks=early_stopping with data.val_share=0: without validation there is nothing to stop at. Hold "
+            "images back with data.val_share=0.1, or leave callbacks=early_stopping out."
+        )
 
 
 def check_ranks(ranks: int, images: int) -> None:

@@ -79,6 +79,7 @@ SETTINGS: Mapping[str, Any] = {
     "test_evals": Annotated[int | None, Ge(1), Le(1000)],
     "predictions": str | None,
     "submission": str | None,
+    "flip": bool,
     "source": str,
     "device": str,
     "on_bad_image": Literal["skip", "refuse"],

@@ -163,6 +163,15 @@ def _notes(data: CocoDataset) -> list[str]:
     return notes + class_remarks(found) + crowding_remarks(found)
 
 
+def counted(data: CocoDataset) -> str:
+    """Say how many images, boxes and classes there are."""
+    found = data.annotations
+    return (
+        f"{len(data)} of {len(found)} images, {found.usable.sum()} usable boxes, {found.crowd.sum()} crowd regions, "
+        f"{len(found.categories.ids)} classes ({found.path})"
+    )
+
+
 def class_remarks(found: CocoAnnotations) -> list[str]:
     """Say which classes have no box."""
     empty = [name for name, n in zip(found.categories.names, found.boxes_per_class(), strict=True) if not n]

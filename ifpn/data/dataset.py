@@ -172,7 +172,7 @@ class ImageFolder(Dataset[tuple[Path, Tensor]]):
         if not self.left_out:
             return ""
         phone = any(name.lower().endswith((".heic", ".heif")) for name in self.left_out)
-        hint = ". `pip install pillow-heif` reads HEIC" if phone else ""
+        hint = ". `pip install 'ifpn[heic]'` reads HEIC" if phone else ""
         return f"left out, because their names do not end like an image's: {kinds_of(self.left_out)}{hint}"
 
     def __len__(self) -> int:

@@ -16,7 +16,7 @@ The rules
 from __future__ import annotations
 
 import contextlib
-import importlib.util
+import importlib
 import stat
 import warnings
 from collections.abc import Callable, Iterator
@@ -35,7 +35,7 @@ SUFFIXES: tuple[str, ...] = (".jpg", ".jpeg", ".jfif", ".jpe", ".mpo", ".png", "
 SUFFIXES += (".bmp", ".gif", ".ppm", ".pgm")
 if features.check("avif"):
     FORMATS, SUFFIXES = (*FORMATS, "AVIF"), (*SUFFIXES, ".avif")
-if importlib.util.find_spec("pillow_heif") is not None:  # optional: photographs of phones
+with contextlib.suppress(ImportError):  # of the extra 'heic': photographs of phones
     importlib.import_module("pillow_heif").register_heif_opener()
     FORMATS, SUFFIXES = (*FORMATS, "HEIF"), (*SUFFIXES, ".heic", ".heif", ".hif")
 ORIENTATION = 0x0112

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -15,11 +14,12 @@ from torch.utils.data import DataLoader
 
 from ifpn.bounds import Ge, Le, Length, Probability, Rate, check
 from ifpn.data.augment import Augment
-from ifpn.data.check import class_remarks, crowding_remarks, quick_check, split_remarks
+from ifpn.data.check import class_remarks, counted, crowding_remarks, quick_check, split_remarks
 from ifpn.data.coco.annotations import Categories, CocoAnnotations, load_annotations
 from ifpn.data.coco.defects import DataError, DefectPolicy
 from ifpn.data.coco.layout import SplitPaths, choose_folder, find_split
 from ifpn.data.dataset import CocoDataset, ImageReading, Item, collate
+from ifpn.data.held_back import empty_groups, held_back
 from ifpn.data.sampler import ResumableBatchSampler, ShardSampler, repeat_factors
 
 log = logging.getLogger(__name__)
@@ -101,6 +101,7 @@ class DetectionData(LightningDataModule):
         self._training_file: CocoAnnotations | None = None
         self._train: CocoDataset | None = None
         self._val: CocoDataset | None = None
+        self._described: set[str] = set()  # Lightning calls `setup` again
 
     def __str__(self) -> str:
         """Return one line: the folder, and what has been read of it."""
@@ -158,12 +159,13 @@ class DetectionData(LightningDataModule):
     def setup(self, stage: str | None = None) -> None:
         """Read the annotation files a stage needs ("fit", "validate", "test"; None = all); check them."""
         if stage in (None, "fit"):
-            self._log_summary("train", self.train_dataset)
+            self._describe("train", self.train_dataset)
         if stage in ("validate", "test") and not self.has_validation:
             raise DataError("data.val_share=0: there are no validation images. Hold some back: data.val_share=0.1")
         if self.has_validation:
-            self._log_summary("val", self.val_dataset)
-        if stage in (None, "fit") and self.has_validation:
+            self._describe("val", self.val_dataset)
+        if stage in (None, "fit") and self.has_validation and "both" not in self._described:
+            self._described.add("both")
             for line in split_remarks(self.train_dataset, self.val_dataset):
                 log.warning("%s", line)
 
@@ -177,7 +179,7 @@ class DetectionData(LightningDataModule):
         """Training images, augmented; without boxes only if `train_empty_images`."""
         if self._train is None:
             annotations, paths = self._read_training_file(), self._paths("train")
-            wanted = ~self._held_back(annotations)
+            wanted = ~held_back(annotations.file_names(), self.val_share or 0)
             if not self.train_empty_images:
                 wanted &= annotations.boxes_per_image() > 0
             if not wanted.any():
@@ -201,7 +203,7 @@ class DetectionData(LightningDataModule):
                 annotations = self._load(paths, known, False)
             else:
                 whole = self._read_training_file()
-                annotations = whole.select_images(np.flatnonzero(self._held_back(whole)))
+                annotations = whole.select_images(np.flatnonzero(held_back(whole.file_names(), self.val_share)))
             self._val = self._dataset(annotations, paths, np.arange(len(annotations)), None)
         return self._val
 
@@ -256,33 +258,18 @@ class DetectionData(LightningDataModule):
         if self._training_file is None:
             found = self._load(self._paths("train"), self._categories)
             if found.parents and self._categories is None and self.classes is None:
-                found = found.select_classes(set(found.categories.ids) - set(self._parents(found)))
+                found = found.select_classes(
+                    set(found.categories.ids) - set(empty_groups(found, self._validation_file()))
+                )
             self._training_file = found
         return self._training_file
 
-    def _parents(self, found: CocoAnnotations) -> list[int]:
+    def _validation_file(self) -> CocoAnnotations | None:
+        """The validation file with its own classes; None if there is none, or it is refused when it is read itself."""
         try:
-            val = self._load(self._paths("val"), None, False) if self.val_share is None else None
-        except DataError:  # there is none, or it is refused when it is read itself
-            val = None
-        empty = [i for i in found.parents if val is None or i in val.parents or i not in val.categories.ids]
-        for number, name in zip(found.categories.ids, found.categories.names, strict=True):
-            if number in empty:
-                log.warning(
-                    "%s: category %d %r is left out: it is only the name of the group of the others, and has no box",
-                    *(found.path, number, name),
-                )
-        return empty
-
-    def _held_back(self, annotations: CocoAnnotations) -> np.ndarray[Any, np.dtype[np.bool_]]:
-        """Which images are for validation: those with the smallest hash of their name, (I,) bool."""
-        if not self.val_share:
-            return np.zeros(len(annotations), np.bool_)
-        names = [name.encode() for name in annotations.file_names()]
-        order = np.array([int.from_bytes(hashlib.sha256(name).digest()[:8], "big") for name in names], np.uint64)
-        count = max(1, round(self.val_share * len(order)))
-        held: np.ndarray[Any, np.dtype[np.bool_]] = order <= np.sort(order)[count - 1]
-        return held
+            return self._load(self._paths("val"), None, False) if self.val_share is None else None
+        except DataError:
+            return None
 
     def _dataset(
         self,
@@ -301,23 +288,18 @@ class DetectionData(LightningDataModule):
             reading=self.reading,
         )
 
-    def _log_summary(self, split: str, data: CocoDataset) -> None:
-        found = data.annotations
-        log.info(
-            "%s: %d of %d images, %d usable boxes, %d crowd regions, %d classes (%s)",
-            split,
-            len(data),
-            len(found),
-            int(found.usable.sum()),
-            int(found.crowd.sum()),
-            len(found.categories.ids),
-            found.path,
-        )
+    def _describe(self, split: str, data: CocoDataset) -> None:
+        """Say once what is in a split, and what is wrong with it."""
+        if split in self._described:
+            return
+        self._described.add(split)
+        log.info("%s: %s", split, counted(data))
+        found, lines = data.annotations, []
         if split == "train" or self.val_share is None:
-            lines = found.log.report(self.policy)
-            lines += class_remarks(found) if split == "train" else crowding_remarks(found, self.max_detections)
-            for line in lines:
-                log.warning("%s: %s", found.path, line)
+            lines += found.log.report(self.policy)
+        lines += class_remarks(found) if split == "train" else crowding_remarks(found, self.max_detections)
+        for line in lines:
+            log.warning("%s: %s", found.path, line)
         if self.check:
             quick_check(data)
 

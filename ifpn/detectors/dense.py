@@ -88,6 +88,11 @@ class DenseDetector(nn.Module):
         self.postprocess = postprocess
         self.transform = transform
 
+    @property
+    def max_detections(self) -> int:
+        """Boxes of an image at most."""
+        return self.postprocess.max_detections
+
     def stream(self) -> Stream:
         """Frames of a video, each of which starts its solve from the frame before; see `ifpn.necks.Stream`."""
         return Stream(self)

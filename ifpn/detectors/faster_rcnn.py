@@ -59,6 +59,7 @@ class FasterRCNN(nn.Module):
         super().__init__()
         self.body = body
         self.num_classes = num_classes
+        self.max_detections = max_detections
         self.transform = transform
         self.rpn = ProposalNetwork(
             body.out_channels,

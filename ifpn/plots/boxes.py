@@ -9,7 +9,8 @@ from itertools import pairwise
 from PIL import Image, ImageDraw
 from torch import Tensor
 
-from ifpn.plots.style import class_color, font
+from ifpn.plots.style import class_color
+from ifpn.plots.text import class_name, font
 
 Rectangle = tuple[float, float, float, float]
 
@@ -70,7 +71,7 @@ def draw_boxes(
         draw.rectangle(box, outline=(0, 0, 0), width=width + 2)
         draw.rectangle([box[0] + 1, box[1] + 1, *_at_least(box, 1)], outline=class_color(item.label), width=width)
     for item in items:
-        name = class_names[item.label] if 0 <= item.label < len(class_names) else f"class {item.label}"
+        name = class_name(class_names, item.label)
         text = name if item.score is None else f"{name} {item.score:.2f}"
         text += f" ({item.wrong})" if item.wrong else ""
         place = _tag_place(draw, text, _scaled(item.box, scale, picture.size), picture.size, text_size, placed)
@@ -84,7 +85,7 @@ def draw_boxes(
             (place[0] + 3, place[1] + 1),
             text,
             fill=(255, 255, 255) if dark else (0, 0, 0),
-            font=font(text_size),
+            font=font(text_size, text),
         )
 
 
@@ -121,7 +122,7 @@ def _tag_place(
     text_size: int,
     taken: Sequence[Rectangle],
 ) -> Rectangle | None:
-    width, height = draw.textlength(text, font=font(text_size)) + 6, text_size * 1.3 + 2
+    width, height = draw.textlength(text, font=font(text_size, text)) + 6, text_size * 1.3 + 2
     left = max(0.0, min(box[0], size[0] - width))
     for top in (box[1] - height, box[1], box[3], box[3] - height):
         place = (left, top, left + width, top + height)

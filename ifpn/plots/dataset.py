@@ -16,7 +16,8 @@ from ifpn.data.check import SIZE_BINS, SplitReport
 from ifpn.data.dataset import CocoDataset
 from ifpn.data.decode import BadImage
 from ifpn.plots.boxes import draw_boxes, labelled, to_picture
-from ifpn.plots.style import INK, font
+from ifpn.plots.style import INK
+from ifpn.plots.text import font
 
 TILE = 440  # pixels of a picture's longer side on the page
 COLUMNS, GAP, CAPTION, TEXT = 4, 10, 20, 13

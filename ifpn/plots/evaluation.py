@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,12 @@ from numpy.typing import NDArray
 from ifpn.evaluation.confusion import ConfusionMatrix
 from ifpn.evaluation.operating import OperatingPoints
 from ifpn.evaluation.result import SIZE_BINS, CocoResult, format_score
+<<<<<<< HEAD
 from ifpn.plots.style import BLUE, GREEN, INK, LINES, ORANGE, beside, figure, say
+=======
+from ifpn.plots.style import BLUE, GREEN, INK, LINES, ORANGE, figure, say
+from ifpn.plots.text import class_name, class_names
+>>>>>>> main
 
 _RECALLS = np.linspace(0.0, 1.0, 101)
 _IOUS = np.linspace(0.5, 0.95, 10)
@@ -22,7 +28,11 @@ _MOST_NUMBERS = 15  # classes above which a cell is too small for its number
 
 def draw_precision_recall(result: CocoResult, path: str | Path) -> None:
     """Mean over the classes at each IoU threshold, and each class at IoU .50 (of many: best and worst)."""
+<<<<<<< HEAD
     with figure(15, 5.0, path) as drawing:
+=======
+    with figure(13, 5.2, path, result.per_class) as drawing:
+>>>>>>> main
         left, right = drawing.subplots(1, 2)
         precision = np.where(result.precision < 0, np.nan, result.precision)
         known = np.asarray(np.isfinite(precision).any(axis=(0, 1)))
@@ -53,7 +63,7 @@ def _draw_classes(axes: Axes, result: CocoResult, precision: NDArray[np.float64]
         say(axes, "no box in the ground truth")
         return
     for k, color in zip(order, LINES, strict=False):
-        label = f"{names[k]}  AP50 {result.per_class[names[k]]['AP50']:.3f}"
+        label = f"{class_name(names, int(k))}  AP50 {result.per_class[names[k]]['AP50']:.3f}"
         axes.plot(_RECALLS, precision[0, :, k], color=color, label=label)
     beside(axes, fontsize=8.5)
 
@@ -120,12 +130,13 @@ def draw_confusion(matrix: ConfusionMatrix, path: str | Path) -> None:
 
     Many classes are more than an eye can search: beside them stand the ten most frequent confusions.
     """
+    matrix = replace(matrix, class_names=tuple(class_names(matrix.class_names)))
     count = len(matrix.class_names)
     side = min(16.0, 4.5 + 0.42 * (count + 1))
     total = matrix.counts.sum(axis=1, keepdims=True)
     share = np.divide(matrix.counts, total, out=np.zeros(matrix.counts.shape), where=total > 0)
     listed = count > _MOST_NUMBERS
-    with figure(side + (5.2 if listed else 1.2), side, path) as drawing:
+    with figure(side + (5.2 if listed else 1.2), side, path, matrix.class_names) as drawing:
         axes, beside = drawing.subplots(1, 2, width_ratios=[3, 1]) if listed else (drawing.subplots(), None)
         if beside is not None:
             beside.set_axis_off()

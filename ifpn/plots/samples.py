@@ -11,7 +11,8 @@ from PIL import Image, ImageDraw
 from torch import Tensor
 
 from ifpn.plots.boxes import LabelledBox, Rectangle, draw_boxes, labelled, to_picture
-from ifpn.plots.style import FAINT, INK, class_color, font
+from ifpn.plots.style import FAINT, INK, class_color
+from ifpn.plots.text import class_name, font
 
 Detection = Mapping[str, Tensor]
 
@@ -218,11 +219,11 @@ def _legend(pairs: Sequence[tuple[_Cell, _Cell]], class_names: Sequence[str]) ->
     draw = ImageDraw.Draw(canvas)
     x, y = 0, 0
     for label in present:
-        name = class_names[label] if 0 <= label < len(class_names) else f"class {label}"
-        needed = 22 + round(draw.textlength(name, font=font(14))) + 18
+        name = class_name(class_names, label)
+        needed = 22 + round(draw.textlength(name, font=font(14, name))) + 18
         if x and x + needed > canvas.width:
             x, y = 0, y + 24
         draw.rectangle((x, y + 3, x + 14, y + 17), fill=class_color(label), outline=(0, 0, 0))
-        draw.text((x + 21, y + 1), name, fill=INK, font=font(14))
+        draw.text((x + 21, y + 1), name, fill=INK, font=font(14, name))
         x += needed
     return canvas.crop((0, 0, canvas.width, y + 30))

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import colorsys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from functools import cache
 from pathlib import Path
 from typing import Any
 
 import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from PIL import ImageFont
+
+from ifpn.plots.text import families, no_weights_missed
 
 INK = "#22272e"
 FAINT = "#8b949e"
@@ -39,7 +39,6 @@ _SETTINGS = {
     "figure.facecolor": "white",
     "figure.dpi": 110,
     "savefig.dpi": 110,
-    "font.family": "DejaVu Sans",
     "font.size": 10.5,
     "text.color": INK,
     "axes.edgecolor": FAINT,
@@ -66,11 +65,14 @@ _SETTINGS = {
 
 
 @contextmanager
-def figure(width: float, height: float, path: str | Path) -> Iterator[Figure]:
-    """A figure of ``width`` x ``height`` inches (110 pixels each), written to ``path`` at the end."""
+def figure(width: float, height: float, path: str | Path, texts: Iterable[str] = ()) -> Iterator[Figure]:
+    """A figure of ``width`` x ``height`` inches (110 pixels each), written to ``path`` at the end.
+
+    ``texts``: names whose letters it has to show.
+    """
     target = Path(path).expanduser()
     target.parent.mkdir(parents=True, exist_ok=True)
-    with matplotlib.rc_context(_SETTINGS):
+    with no_weights_missed(), matplotlib.rc_context({**_SETTINGS, "font.family": families(texts)}):
         drawing = Figure(figsize=(width, height), layout="constrained")
         yield drawing
         drawing.savefig(target)
@@ -96,10 +98,3 @@ def class_color(label: int) -> tuple[int, int, int]:
     hue = (label * 0.61803398875) % 1.0  # the golden ratio never repeats a hue
     red, green, blue = colorsys.hls_to_rgb(hue, 0.45 + 0.2 * (label % 2), 0.85)
     return round(255 * red), round(255 * green), round(255 * blue)
-
-
-@cache
-def font(size: int, *, bold: bool = False) -> ImageFont.FreeTypeFont:
-    """DejaVu Sans, which matplotlib ships, in ``size`` pixels; it covers Latin, Greek and Cyrillic."""
-    file = Path(matplotlib.get_data_path()) / "fonts" / "ttf" / f"DejaVuSans{'-Bold' if bold else ''}.ttf"
-    return ImageFont.truetype(str(file), size)

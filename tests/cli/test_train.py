@@ -130,6 +130,22 @@ def test_evaluate_repeats_the_numbers_of_the_run(finished: tuple[Path, str], tmp
     assert again == pytest.approx(first, abs=1e-6)
 
 
+def test_validation_evaluation_and_prediction_find_the_same_boxes(finished: tuple[Path, str], data: Path) -> None:
+    """In batches of 4, 8 and 1: to 1e-3 px and probability, for sums in another order."""
+    import ifpn
+
+    detector = ifpn.load(finished[0] / "last.ckpt", device="cpu")
+    written = json.loads((finished[0] / "predictions.json").read_text())  # of the last validation
+    truth = json.loads((data / "annotations" / "instances_val.json").read_text())
+    files = {path.name: path for path in data.rglob("*.jpg") if "val" in path.as_posix().removeprefix(str(data))}
+    for entry in truth["images"]:
+        found = detector(files[entry["file_name"]], score_threshold=0.0).to_coco(entry["id"])
+        mine = [record for record in written if record["image_id"] == entry["id"]]
+        assert [r["category_id"] for r in found] == [r["category_id"] for r in mine]
+        assert [r["score"] for r in found] == pytest.approx([r["score"] for r in mine], abs=1e-3)
+        assert [v for r in found for v in r["bbox"]] == pytest.approx([v for r in mine for v in r["bbox"]], abs=1e-3)
+
+
 def test_predict_draws_every_picture_and_writes_one_json(finished: tuple[Path, str], tmp_path: Path) -> None:
     source = tmp_path / "photos"
     source.mkdir()

@@ -274,6 +274,20 @@ def test_in_validation_a_skipped_image_keeps_its_id_and_boxes(tmp_path: Path) ->
     assert (image == 127).all()
 
 
+def test_photographs_of_phones_are_read_where_the_library_is_there(tmp_path: Path) -> None:
+    """The library itself turns HEIC pictures upright."""
+    pytest.importorskip("pillow_heif")
+    pixels = np.zeros((48, 64, 3), np.uint8)
+    pixels[:24, :32] = (255, 0, 0)
+    Image.fromarray(pixels).save(tmp_path / "a.HEIC", "HEIF", quality=95)
+    (tmp_path / "broken.heic").write_bytes((tmp_path / "a.HEIC").read_bytes()[:300])
+    image = decode_image(tmp_path / "a.HEIC")
+    assert image.float().sub(torch.from_numpy(pixels).permute(2, 0, 1)).abs().mean() < 5  # of 255: lossy
+    with pytest.raises(BadImage, match=r"broken\.heic cannot be decoded"):
+        decode_image(tmp_path / "broken.heic")
+    assert len(ImageFolder(tmp_path)) == 2
+
+
 def test_reading_refuses_impossible_settings() -> None:
     for wrong in ({"on_bad_image": "ignore"}, {"max_bad": -1}, {"max_pixels": 0}, {"max_pixels": 10**12}):
         with pytest.raises(ValueError, match="must be"):

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from ifpn.data import BadImage, DataError, DefectPolicy, DetectionData, ImageFolder
+from ifpn.data.decode import SUFFIXES
 from ifpn.evaluation import CocoMetric, GroundTruth
 from tests.data.cases import entry, picture
 
@@ -308,7 +309,10 @@ def test_what_a_validation_set_cannot_tell_is_said_at_the_start(
         assert words in said
 
 
-def test_other_endings_of_jpegs_are_read_and_other_kinds_are_counted(tmp_path: Path) -> None:
+def test_other_endings_of_jpegs_are_read_and_other_kinds_are_counted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ifpn.data.dataset.SUFFIXES", tuple(s for s in SUFFIXES if s not in (".heic", ".heif", ".hif")))
     for name in ("a.jpg", "b.jfif", "c.JPE", "d.mpo"):
         picture(tmp_path / "e.jpg")
         (tmp_path / "e.jpg").rename(tmp_path / name)

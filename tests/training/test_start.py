@@ -151,6 +151,35 @@ def test_without_boxes_to_find_the_newest_weights_are_the_best(
     assert "AP -1" not in printed
 
 
+def test_without_a_validation_set_the_newest_weights_are_the_best(
+    small_data: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """With `data.val_share=0` the other files of a run are there, and no number that was not measured."""
+    run, export = tmp_path / "run", "+callbacks.export={_target_: ifpn.training.callbacks.RunReport}"
+    assert train_here(configuration(small_data, run, "data.val_share=0", export)) == {}
+    saved = {name: read_checkpoint(run / name) for name in ("best.ckpt", "last.ckpt")}
+    assert {content["global_step"] for content in saved.values()} == {STEPS}
+    assert all(torch.equal(v, saved["last.ckpt"]["state_dict"][n]) for n, v in saved["best.ckpt"]["state_dict"].items())
+    assert completion(run) is not None
+    result = json.loads((run / "result.json").read_text())
+    assert (result["complete"], result["summary"], result["best_AP"]) == (True, None, None)
+    with pytest.raises(ConfigError, match=r"early_stopping with data\.val_share=0.*data\.val_share=0\.1"):
+        train_here(configuration(small_data, tmp_path / "b", "data.val_share=0", "callbacks=early_stopping"))
+
+
+def test_what_is_wrong_with_the_data_is_said_once(
+    small_data: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Lightning asks a data module to set itself up again."""
+    data = with_names(small_data, tmp_path / "data")
+    path = data / "annotations" / "instances_val.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "annotations": []}))
+    settings = ("~data.generate", "data.follow_links=true", "schedule.max_epochs=1")
+    train_here(configuration(data, tmp_path / "run", *settings))
+    said = [record.getMessage() for record in caplog.records] + capsys.readouterr().out.splitlines()
+    assert sum("no box" in line for line in said) == 1
+
+
 @pytest.mark.parametrize("name", ["LearningRateFinder", "BatchSizeFinder"])
 def test_lightnings_finders_are_refused(name: str, small_data: Path, tmp_path: Path) -> None:
     finder = f"+callbacks.finder._target_=pytorch_lightning.callbacks.{name}"

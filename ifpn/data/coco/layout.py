@@ -133,15 +133,14 @@ def _find_annotations(root: Path, split: Split, unsplit: bool) -> Path:
             f"{root} has several annotation files for {split}: {names}. Name one with data.{split}_annotations=…"
         )
     hold_back = (
-        "Or hold back a share of the training images: data.val_share=0.1; or train without: data.val_share=0. "
+        "Or hold back a share of the training images: data.val_share=0.1; or train without: data.val_share=0"
         if split == "val"
-        else "If one file holds all images, hold back a share of them for validation: data.val_share=0.1. "
+        else "If one file holds all images, hold back a share of them for validation: data.val_share=0.1"
     )
     raise DataError(
         f"{root} has no annotation file for {split}. Looked for annotations/instances_{split}.json (any year), "
         f"{split}/_annotations.coco.json, other JSON files named {' or '.join(_ALIASES[split])}, and data.yaml. "
-        f"{_contents(root, files)}{hold_back}"
-        f"Name yours with data.{split}_annotations=FILE data.{split}_images=FOLDER"
+        f"{_contents(root, files)}Name yours with data.{split}_annotations=FILE data.{split}_images=FOLDER. {hold_back}"
     )
 
 

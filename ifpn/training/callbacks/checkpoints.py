@@ -56,7 +56,7 @@ class LastCheckpoint(StepCheckpoint):
 class BestCheckpoint(StepCheckpoint):
     """`<dirpath>/best.ckpt`: the weights with the highest `monitor` so far, the earliest of equals.
 
-    Where nothing can be measured, because the validation set has no boxes, the newest weights.
+    Where nothing can be measured, because there is no validation set or it has no boxes, the newest weights.
     """
 
     def __init__(self, dirpath: str, monitor: str) -> None:
@@ -91,6 +91,10 @@ class BestCheckpoint(StepCheckpoint):
             trainer.save_checkpoint(self.path)
         elif self.best_score is None or score > self.best_score:
             self.best_score = score
+            trainer.save_checkpoint(self.path)
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if trainer.global_step > 0 and not sum(trainer.num_val_batches):
             trainer.save_checkpoint(self.path)
 
 
