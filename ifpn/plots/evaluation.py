@@ -13,12 +13,8 @@ from numpy.typing import NDArray
 from ifpn.evaluation.confusion import ConfusionMatrix
 from ifpn.evaluation.operating import OperatingPoints
 from ifpn.evaluation.result import SIZE_BINS, CocoResult, format_score
-<<<<<<< HEAD
 from ifpn.plots.style import BLUE, GREEN, INK, LINES, ORANGE, beside, figure, say
-=======
-from ifpn.plots.style import BLUE, GREEN, INK, LINES, ORANGE, figure, say
 from ifpn.plots.text import class_name, class_names
->>>>>>> main
 
 _RECALLS = np.linspace(0.0, 1.0, 101)
 _IOUS = np.linspace(0.5, 0.95, 10)
@@ -28,11 +24,7 @@ _MOST_NUMBERS = 15  # classes above which a cell is too small for its number
 
 def draw_precision_recall(result: CocoResult, path: str | Path) -> None:
     """Mean over the classes at each IoU threshold, and each class at IoU .50 (of many: best and worst)."""
-<<<<<<< HEAD
-    with figure(15, 5.0, path) as drawing:
-=======
-    with figure(13, 5.2, path, result.per_class) as drawing:
->>>>>>> main
+    with figure(15, 5.0, path, result.per_class) as drawing:
         left, right = drawing.subplots(1, 2)
         precision = np.where(result.precision < 0, np.nan, result.precision)
         known = np.asarray(np.isfinite(precision).any(axis=(0, 1)))
