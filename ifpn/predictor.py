@@ -180,7 +180,7 @@ class Predictor:
         if self.flip or len(self.sizes) > 1:
             raise ConfigError("a file holds one view of an image: load the detector with one size and flip=False.")
         with resized_to(self.detector, self.sizes[0]):
-            height = height or int(self.detector.transform.min_size[-1])  # type: ignore[union-attr, index, arg-type]
+            height = height or int(self.detector.transform.min_size[-1])  # type: ignore[union-attr, index]
             size = {"height": height, "width": width or height * 4 // 3, "batch": batch}
             return export(self.detector, facts, Path(path), form=form, evals=evals, dynamic=dynamic, **size)
 
