@@ -45,6 +45,7 @@ def test_pycocotools_alone_says_the_same(
     assert comparison.main() == 1
 
 
+@pytest.mark.slow
 def test_a_pair_of_steps_beside_torchvisions(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(ROOT / "scripts"))
     bench = script("bench_detectors")
@@ -68,6 +69,7 @@ def tiny_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
+@pytest.mark.slow
 def test_a_step_with_every_solver_beside_an_fpns() -> None:
     options = Namespace(device="cpu", precision="fp32", height=64, width=64, batch=1, random=True)
     options.overrides = ["neck.out_channels=32", "backbone=resnet18", "backbone.weights=none"]

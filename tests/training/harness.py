@@ -7,11 +7,9 @@ can go wrong), and losses that are nan on demand.
 from __future__ import annotations
 
 import hashlib
-import multiprocessing
 import os
 import signal
 import socket
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -32,9 +30,8 @@ from ifpn.config.paths import CONF
 from ifpn.necks import ImplicitFPN
 from ifpn.runs.checkpoint import read_checkpoint
 from ifpn.solvers import Equilibrium, fixed_point
+from tests.processes import PATIENCE, in_processes, write_to
 
-# Deadlines are for a quiet machine; a busy one multiplies them.
-PATIENCE = float(os.environ.get("IFPN_TEST_PATIENCE", "1"))
 BATCHES = 5  # of an epoch
 STEPS = 2 * BATCHES
 TWO_RANKS = (
@@ -178,34 +175,19 @@ def train_here(cfg: DictConfig, *extra: Callback) -> dict[str, float]:
 
 def train_in_processes(cfg: DictConfig, *extra: Callback, ranks: int = 1, timeout: float = 120) -> list[int]:
     """The same in `ranks` processes of their own; their exit codes, -9 for one that was killed."""
-    context = multiprocessing.get_context("fork")
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    processes = [context.Process(target=_child, args=(cfg, extra, rank, ranks, port)) for rank in range(ranks)]
-    for process in processes:
-        process.start()
-    for process in processes:
-        process.join(timeout * PATIENCE)
-    late = [process for process in processes if process.exitcode is None]
-    for process in late:
-        process.kill()
-        process.join()
-    assert not late, f"still running after {timeout} s"
-    return [int(p.exitcode or 0) for p in processes]
+    return in_processes(_child, ranks, cfg, extra, ranks, port, timeout=timeout)
 
 
-def _child(cfg: DictConfig, extra: Sequence[Callback], rank: int, ranks: int, port: int) -> None:
-    torch.set_num_threads(1)  # as in loader workers: the thread pool does not survive a fork
+def _child(rank: int, cfg: DictConfig, extra: Sequence[Callback], ranks: int, port: int) -> None:
     if ranks > 1:
         # What Lightning sets for the processes it starts.
         os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "NODE_RANK": "0"}
         os.environ |= {"LOCAL_RANK": str(rank), "WORLD_SIZE": str(ranks)}
-    output = os.open(f"{cfg.run_dir}.rank{rank}.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-    os.dup2(output, 1)
-    os.dup2(output, 2)
-    # pytest has put its own in their place.
-    sys.stdout, sys.stderr = os.fdopen(1, "w", buffering=1), os.fdopen(2, "w", buffering=1)
+    log = Path(f"{cfg.run_dir}.rank{rank}.log")
+    write_to(log, log)
     train_here(cfg, *extra)
 
 

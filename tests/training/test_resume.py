@@ -10,10 +10,7 @@ import pytest
 from ifpn.runs.checkpoint import read_checkpoint
 from tests.training.harness import STEPS, TWO_RANKS, Kill, configuration, tensors_hash, train_in_processes
 
-pytestmark = [
-    pytest.mark.process,
-    pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork:DeprecationWarning"),
-]
+pytestmark = pytest.mark.process
 
 # (where, after how many optimiser steps): one run is killed at all of these, one after the other.
 KILLS = [
