@@ -20,6 +20,8 @@ def config_hash(config: Mapping[str, Any]) -> str:
     """Twelve hex digits that two runs share exactly when they compute the same thing, in whatever version's keys."""
     config = migrate(config)
     kept = {key: value for key, value in config.items() if key not in NOT_HASHED}
+    if isinstance(kept.get("data"), Mapping):  # the same pixels, kept or read anew
+        kept["data"] = {key: value for key, value in kept["data"].items() if key not in ("cache", "cache_gib")}
     # Of the callbacks these change the weights that come out.
     callbacks = config.get("callbacks") or {}
     kept["ema"] = callbacks.get("ema")

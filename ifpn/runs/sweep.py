@@ -63,6 +63,11 @@ class Row:
     runs: tuple[SweptRun, ...] = field(default_factory=tuple)
 
     @property
+    def settings(self) -> Mapping[str, str]:
+        """What its runs were started with, by name."""
+        return self.runs[0].overrides if self.runs else {}
+
+    @property
     def by_seed(self) -> dict[int, SweptRun]:
         """The runs by their seeds."""
         return {run.seed: run for run in self.runs}
@@ -156,6 +161,13 @@ def _named_by(settings: Sequence[Mapping[str, object]]) -> list[str]:
     if len(keys) == 1 and all(keys[0] in s for s in settings):
         return [str(s[keys[0]]) for s in settings]
     return [" ".join(f"{key}={s[key]}" for key in keys if key in s) or ("default" if keys else "") for s in settings]
+
+
+def names_without(rows: Sequence[Row], key: str | None) -> list[str]:
+    """Names of rows that leave out one setting: equal for rows that differ in nothing else."""
+    if key is None:
+        return [row.name for row in rows]
+    return _named_by([{name: value for name, value in row.settings.items() if name != key} for row in rows])
 
 
 def _leaves(node: Mapping[str, Any], path: str) -> Iterator[tuple[str, object]]:

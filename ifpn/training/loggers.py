@@ -252,6 +252,16 @@ def log_pictures(loggers: Iterable[Logger], pictures: Sequence[Path], step: int)
                 logger.experiment.add_image(f"run/{picture.stem}", pixels, step, dataformats="HWC")
 
 
+COSTS = ("train/seconds_per_step", "train/memory_mib")
+
+
+def log_costs(loggers: Iterable[Logger], seconds: float, mebibytes: float, step: int) -> None:
+    """Log the cost of a step to every logger but metrics.csv, which is the same however often a run was resumed."""
+    for logger in loggers:
+        if not isinstance(logger, CSVLogger):
+            logger.log_metrics(dict(zip(COSTS, (seconds, mebibytes), strict=True)), step - 1)  # rows begin at 0
+
+
 def log_tables(logger: WandbLogger, scores: Mapping[str, Any]) -> None:
     """Log the tables `run/summary` and `run/per_class`.
 

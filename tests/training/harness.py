@@ -6,7 +6,6 @@ can go wrong), and losses that are nan on demand.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -22,9 +21,8 @@ from torch.nn import functional as F
 from benchmarks import lives
 from ifpn.necks import ImplicitFPN
 from ifpn.solvers import Equilibrium, fixed_point
+from tests.processes import PATIENCE
 
-# Deadlines are for a quiet machine; a busy one multiplies them.
-PATIENCE = float(os.environ.get("IFPN_TEST_PATIENCE", "1"))
 BATCHES = 5  # of an epoch
 STEPS = 2 * BATCHES
 TWO_RANKS = (

@@ -15,10 +15,7 @@ from ifpn.runs.checkpoint import read_checkpoint
 from ifpn.training.callbacks.nonfinite import NonFiniteError
 from tests.training.harness import STEPS, TWO_RANKS, Call, configuration, train_here, train_in_processes
 
-pytestmark = [
-    pytest.mark.process,
-    pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork:DeprecationWarning"),
-]
+pytestmark = pytest.mark.process
 SKIP = "callbacks.nonfinite.policy=skip"
 
 

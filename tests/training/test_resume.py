@@ -14,10 +14,7 @@ from benchmarks.resume_trial import FACTORS, SETTINGS, Trial, covering_array, di
 from ifpn.runs.checkpoint import read_checkpoint
 from tests.training.harness import STEPS, build_tiny, configuration, train_in_processes
 
-pytestmark = [
-    pytest.mark.process,
-    pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork:DeprecationWarning"),
-]
+pytestmark = pytest.mark.process
 
 # The tiny network is no detector; what takes long is left to the script, and many kills to the test of `KILLS`.
 TRIED = {f: [x for x in levels if x not in ("2, by Lightning", "any moment", "twice")] for f, levels in FACTORS.items()}

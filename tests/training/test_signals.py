@@ -17,10 +17,7 @@ from ifpn.runs.checkpoint import read_checkpoint
 from tests.conftest import ROOT
 from tests.training.harness import STEPS, TWO_RANKS, Call, configuration, train_here, train_in_processes
 
-pytestmark = [
-    pytest.mark.process,
-    pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork:DeprecationWarning"),
-]
+pytestmark = pytest.mark.process
 RARE = "callbacks.last.every_n_steps=1000"
 
 

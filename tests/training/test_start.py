@@ -20,7 +20,7 @@ from ifpn.runs.lock import FolderBusyError, folder_lock
 from ifpn.training.start import initialise
 from tests.training.harness import STEPS, configuration, train_here, train_in_processes
 
-pytestmark = pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork:DeprecationWarning")
+pytestmark = pytest.mark.process
 
 
 @pytest.fixture(scope="module")

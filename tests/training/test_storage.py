@@ -6,7 +6,6 @@ import csv
 import os
 import pickle
 import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -23,8 +22,8 @@ from ifpn.runs.export import export, read_export
 from ifpn.runs.files import WriteError
 from ifpn.training.loggers import keep_rows
 from ifpn.training.start import find_start
-from tests.conftest import ROOT
-from tests.training.harness import BATCHES, PATIENCE, STEPS, Call, configuration, train_here
+from tests.processes import command
+from tests.training.harness import BATCHES, STEPS, Call, configuration, train_here
 from tests.training.test_nonfinite import break_loss
 
 pytestmark = pytest.mark.process
@@ -90,8 +89,7 @@ def test_a_read_only_file_system_is_told_in_a_sentence(tiny_disk: Path, small_da
     with pytest.raises(WriteError, match=r"Read-only file system.*give another run_dir"):
         train_here(configuration(small_data, tiny_disk / "old"))
     for run_dir in ("old", "new"):
-        command = [sys.executable, "train.py", f"run_dir={tiny_disk / run_dir}"]
-        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60 * PATIENCE)
+        done = command("train.py", f"run_dir={tiny_disk / run_dir}")
         assert done.returncode == 2
         assert "Read-only file system" in done.stderr
         assert "Traceback" not in done.stderr
