@@ -12,9 +12,9 @@ import socket
 import sys
 from collections.abc import Callable, Sequence
 from multiprocessing.connection import wait
-from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytorch_lightning as pl
 import torch
@@ -24,7 +24,7 @@ from pytorch_lightning.callbacks import Callback
 from torch import Tensor, nn
 
 from ifpn.cli import train as run_module
-from ifpn.config.build import build_detector
+from ifpn.config.build import build_detector, build_list
 from ifpn.config.paths import CONF
 from ifpn.runs.checkpoint import read_checkpoint
 
@@ -73,7 +73,7 @@ class Kill(Callback):
                 self._here("write", trainer)
             replace(source, target)
 
-        os.replace = dying_replace
+        setattr(os, "replace", dying_replace)  # noqa: B010  # mypy knows the keywords of the original
 
 
 class Spoil(Callback):
@@ -93,17 +93,13 @@ class Spoil(Callback):
 
 def train_here(cfg: DictConfig, *extra: Callback, build: Build = build_detector) -> dict[str, float]:
     """`ifpn.cli.train.train` with more callbacks, in this process."""
-    build_list = run_module.build_list
 
     def with_extra(group: Any, path: str) -> list[Any]:
         built = build_list(group, path)
         return [*extra, *built] if any(isinstance(b, Callback) for b in built) else built
 
-    run_module.build_list = with_extra  # type: ignore[assignment]
-    try:
+    with mock.patch.object(run_module, "build_list", with_extra):
         return run_module.train(cfg, build=build)
-    finally:
-        run_module.build_list = build_list
 
 
 def train_in_processes(
@@ -129,7 +125,7 @@ def train_in_processes(
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    processes: list[BaseProcess] = []
+    processes: list[multiprocessing.context.ForkProcess] = []
     for rank in range(1 if command else ranks):
         group = processes[0].pid if processes else 0
         process = FORK.Process(target=_child, args=(cfg, extra, build, rank, ranks, port, group, command))

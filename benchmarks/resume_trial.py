@@ -16,6 +16,7 @@ from __future__ import annotations
 import argparse
 import json
 import random
+import re
 import shutil
 import sys
 import tempfile
@@ -53,8 +54,13 @@ SMALL = (
     "image.max_size=96",
 )
 PATIENCE = 600.0  # seconds that a life may take, and that a rank waits for another
-TWO = ("trainer=ddp", "trainer.devices=2", "trainer.accelerator=cpu", "data.batch_size=1")
-TWO += (f"trainer.strategy.timeout_seconds={PATIENCE}",)
+TWO = (
+    "trainer=ddp",
+    "trainer.devices=2",
+    "trainer.accelerator=cpu",
+    "data.batch_size=1",
+    f"trainer.strategy.timeout_seconds={PATIENCE}",
+)
 HEAD = "detector.head.num_convs=1"
 STEADY = ("solver.easy=null", "solver.hard=null")
 BY_RADIUS = ("solver.easy.radius=0.1", "solver.hard.radius=0.15")
@@ -122,8 +128,8 @@ def moments(levels: Levels, draw: random.Random) -> list[Moment | None]:
         return [None]
     if levels["killed"] != "twice":
         return [ends[levels["killed"]]()]
-    twice = [ends[kind]() for kind in draw.choices(list(ends), k=2)]
-    return sorted(twice, key=lambda end: (end[1], PASSED.index(end[0])))
+    twice: list[Moment] = [ends[kind]() for kind in draw.choices(list(ends), k=2)]
+    return [*sorted(twice, key=lambda end: (end[1], PASSED.index(end[0])))]
 
 
 @dataclass(frozen=True)
@@ -150,7 +156,7 @@ class Trial:
     def whole(self, folder: Path) -> tuple[Path, float]:
         """Run it without a kill, once for all trials that differ in nothing else: (run_dir, seconds)."""
         plain = {**self.levels, "workers": "0", "killed": "in a step", "ranks": self.levels["ranks"][0]}
-        run = folder / "_".join(["whole", *(level.replace(" ", "-") for level in plain.values())])
+        run = folder / re.sub(r"[^\w-]+", "-", "_".join(["whole", *plain.values()]))
         began = time.monotonic()
         if not run.exists():
             self._live(run, self.settings(plain), [], None)
