@@ -57,7 +57,7 @@ notebooks: $(VENV)/ready
 bench: $(VENV)/ready
 	$(BIN)/python -m pip install --quiet --editable '.[bench]'
 	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.bench_solver
-	$(BIN)/python -m benchmarks.bench_step
+	$(BIN)/python -m benchmarks.bench_step --random
 
 # uv is not part of the environment: pip install uv. The lock keeps to the torch that the tests ran with.
 lock:

@@ -1,14 +1,17 @@
-r"""A training step and an inference of the whole detector: `neck=implicit` against `neck=fpn`, interleaved.
+r"""A training step and an inference of whole detectors, interleaved: an implicit neck beside an FPN.
 
-    python -m benchmarks.bench_step            # the quick schedule's network and image size, minutes on one core
-    python -m benchmarks.bench_step --device cuda --precision bf16 --height 800 --width 1333 \\
+    python -m benchmarks.bench_step --run RUN_FPN --run RUN_IFPN --run "RUN_IFPN solver.test_evals=2"
+    python -m benchmarks.bench_step --random --device cuda --precision bf16 --height 800 --width 1333 \\
         backbone=resnet50 recipe=paper
-    python -m benchmarks.bench_step --case "neck=fpn" --case "solver=fast" --case "solver=fast neck.compile=true"
+    python -m benchmarks.bench_step --random --case "neck=fpn" --case "solver=fast neck.compile=true"
+
+`--run` names a run (its best.ckpt) or a checkpoint, with another solver if one follows, and measures it on its own
+validation images. With random weights a solver that stops at a tolerance makes as many evaluations as an untrained G
+needs, which says nothing of a trained one: `--random` is for memory, and for solvers of a fixed budget.
 
 All cases live in one process and take turns, so a slow moment of the machine hits all alike; the table shows
 medians and their ratios to the first case. Memory is measured in a fresh process per case: the peak beyond what
-Python and its libraries hold before the network is built. Images and boxes are random, G is untrained. A solver that
-stops at a tolerance makes as many evaluations as this G needs: see the column.
+Python and its libraries hold before the network is built.
 
 The solver's share is the time inside it that is not spent in G or in products with its Jacobian. On a GPU each part
 is waited for to measure it, which makes the share an upper bound.
@@ -28,64 +31,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from hydra import compose, initialize_config_dir
-from hydra.utils import instantiate
-from omegaconf import OmegaConf
 from torch import Tensor
 
 from benchmarks.bench_solver import clock, median
-from ifpn.config.build import build_detector
-from ifpn.config.paths import CONF
+from benchmarks.step_case import Case, random_case, trained_case
 
 CASES = ["neck=fpn", "neck=implicit solver=broyden", "neck=implicit solver=fast"]
-CLASSES, BOXES = 80, 8
 MIB = 2**20
-
-
-class Case:
-    """A detector with its optimiser and a batch of random images of the given size."""
-
-    def __init__(self, overrides: list[str], options: argparse.Namespace) -> None:
-        with initialize_config_dir(str(CONF), version_base="1.3"):
-            cfg = compose("train", overrides=["run_dir=.", *overrides])
-        OmegaConf.resolve(cfg)
-        torch.manual_seed(0)
-        self.device = options.device
-        self.autocast = torch.autocast(self.device, torch.bfloat16, enabled=options.precision == "bf16")
-        self.detector = build_detector(cfg, CLASSES).to(self.device)
-        trained = [p for p in self.detector.parameters() if p.requires_grad]
-        self.optimiser = instantiate(cfg.schedule.optimizer)(trained)
-        size = torch.tensor([options.width, options.height, options.width, options.height])
-        corner = torch.rand(BOXES, 2) * 0.6
-        boxes = torch.cat([corner, corner + 0.1 + 0.3 * torch.rand(BOXES, 2)], dim=1) * size
-        self.images = [torch.rand(3, options.height, options.width).to(self.device) for _ in range(options.batch)]
-        self.targets = [
-            {"boxes": boxes.to(self.device), "labels": torch.randint(1, CLASSES, (BOXES,), device=self.device)}
-            for _ in range(options.batch)
-        ]
-
-    def train(self) -> None:
-        """One step."""
-        self.detector.train()
-        with self.autocast:
-            losses: dict[str, Tensor] = self.detector(self.images, self.targets)
-        self.optimiser.zero_grad()
-        torch.stack(list(losses.values())).sum().backward()
-        self.optimiser.step()
-
-    def infer(self) -> None:
-        """Detections of the batch."""
-        self.detector.eval()
-        with torch.inference_mode(), self.autocast:
-            self.detector(self.images)
-
-    def spent(self) -> str:
-        """Evaluations and products of the last training step."""
-        stats: Any = next((m.stats for m in self.detector.modules() if getattr(m, "stats", None) is not None), None)
-        if stats is None:
-            return "-"
-        products = "-" if stats.backward is None else stats.backward.evals
-        return f"{stats.forward.evals}+1, {products}"
 
 
 class SolverClock:
@@ -150,10 +102,10 @@ def peak_now(device: str) -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / MIB
 
 
-def peak_here(overrides: list[str], options: argparse.Namespace) -> Peak:
+def peak_here(name: str, options: argparse.Namespace) -> Peak:
     """Peak memory of one case in this process, which must be fresh."""
     before = peak_now(options.device)
-    case = Case(overrides, options)
+    case = build(name, options)
     case.infer()
     infer = peak_now(options.device) - before
     for _ in range(2):  # the optimiser's state is there from the second step on
@@ -161,43 +113,66 @@ def peak_here(overrides: list[str], options: argparse.Namespace) -> Peak:
     return Peak(infer, peak_now(options.device) - before)
 
 
-def peak(overrides: list[str]) -> Peak:
+def peak(name: str) -> Peak:
     """The same in a fresh process, with the command line of this one."""
-    command = [sys.executable, *sys.argv, "--memory-of", " ".join(overrides)]
+    command = [sys.executable, *sys.argv, "--memory-of", name]
     answer = subprocess.run(command, check=True, capture_output=True, text=True).stdout
     return Peak(**json.loads(answer.splitlines()[-1]))
 
 
+def build(name: str, options: argparse.Namespace) -> Case:
+    """The case of this name: overrides, or a run and overrides of its solver."""
+    first, *rest = name.split()
+    return (
+        random_case([*options.overrides, *name.split()], options)
+        if options.random
+        else trained_case(first, rest, options)
+    )
+
+
 def table(names: list[str], options: argparse.Namespace) -> str:
     """Measure all cases; a Markdown table."""
-    cases = {name: Case([*options.overrides, *name.split()], options) for name in names}
+    cases = {name: build(name, options) for name in names}
     times: dict[tuple[str, str], list[float]] = {(name, what): [] for name in names for what in ("train", "infer")}
     for r in range(options.rounds + 1):
         for name, case in cases.items():
-            seconds = {"train": clock(case.train, case.device), "infer": clock(case.infer, case.device)}
+            case.restore()
+            seconds = {"infer": clock(case.infer, case.device), "train": clock(case.train, case.device)}
             if r > 0:  # the first round warms up
                 for what, value in seconds.items():
                     times[name, what].append(value)
     heads = ["case", "training step, s", "ratio", "inference, s", "ratio", "memory, training, MiB", "ratio"]
-    heads += ["memory, inference, MiB", "ratio", "evaluations, products", "solver's share"]
+    heads += [
+        "memory, inference, MiB",
+        "ratio",
+        "evaluations, products",
+        "evaluations at test",
+        "rho",
+        "solver's share",
+    ]
     lines = [heads, ["---"] * len(heads)]
     first: list[float] = []
     for name, case in cases.items():
-        memory = peak([*options.overrides, *name.split()])
+        memory = peak(name)
         values = [median(times[name, "train"]), median(times[name, "infer"]), memory.train, memory.infer]
         first = first or values
         shown = [f"{v:.3f}" for v in values[:2]] + [f"{v:.0f}" for v in values[2:]]
         cells = [cell for v, a, text in zip(values, first, shown, strict=True) for cell in (text, f"{v / a:.2f}")]
         own = share(case, options.rounds)  # ends with a training step, which `spent` speaks of
-        lines.append([f"`{name}`", *cells, case.spent(), f"{100 * own:.1f} %"])
+        spent = case.spent()
+        case.restore()
+        case.infer()
+        lines.append([f"`{name}`", *cells, spent, case.test_evals(), case.radius(), f"{100 * own:.1f} %"])
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
 def main() -> None:
     """Read the command line, measure, and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("overrides", nargs="*", help="of all cases, as for train.py: backbone=resnet50 recipe=paper")
-    parser.add_argument("--case", action="append", dest="cases", help="overrides of one case; the first is the unit")
+    parser.add_argument("--run", action="append", dest="cases", help="a trained run; the first is the unit")
+    parser.add_argument("--random", action="store_true", help="random weights and images")
+    parser.add_argument("overrides", nargs="*", help="of all random cases, as for train.py: recipe=paper")
+    parser.add_argument("--case", action="append", dest="cases", help="overrides of one random case")
     parser.add_argument("--batch", type=int, default=2)
     parser.add_argument("--height", type=int, default=256)
     parser.add_argument("--width", type=int, default=320)
@@ -209,13 +184,17 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     if options.memory_of is not None:
-        print(json.dumps(vars(peak_here(options.memory_of.split(), options))))
+        print(json.dumps(vars(peak_here(options.memory_of, options))))
         return
+    if not options.random and not options.cases:
+        parser.error("name trained runs, --run RUN; or say --random for random weights, on which no search stops early")
+    names = options.cases or CASES
     print(
-        f"{options.batch} images of {options.height} x {options.width}, {options.precision}, {options.device}, "
-        f"{options.threads} thread(s); {' '.join(options.overrides) or 'default configuration'}\n"
+        f"{options.batch} images, network input {build(names[0], options).input_size()}, {options.precision}, "
+        f"{options.device}, {options.threads} thread(s), "
+        f"{'random weights ' if options.random else 'trained weights '}{' '.join(options.overrides)}\n"
     )
-    print(table(options.cases or CASES, options))
+    print(table(names, options))
 
 
 if __name__ == "__main__":

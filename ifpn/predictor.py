@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from ifpn.data import decode_image
 from ifpn.detections import Detections, SolverFacts
-from ifpn.detectors.views import Found, detect_views
+from ifpn.detectors.views import Found, detect_views, resized_to
 from ifpn.errors import ConfigError, UserError
 from ifpn.necks import EquilibriumNeck, Stream
 from ifpn.runs.hub import on_hub
@@ -142,6 +142,47 @@ class Predictor:
                 detections = stream(frame)  # .solver.evals: evaluations that this frame needed
         """
         return Stream(self.detector, self)
+
+    def export(
+        self,
+        path: str | Path,
+        *,
+        form: str = "onnx",
+        test_evals: int | None = None,
+        height: int | None = None,
+        width: int | None = None,
+        batch: int = 1,
+        dynamic: bool = True,
+    ) -> dict[str, str]:
+        """Write the whole detector, from pixels to boxes, as a file for other runtimes; see docs/export.md.
+
+        Args:
+            path: the file; images are resized in it to the predictor's size.
+            form: `onnx`, `torchscript`, `torch_export` or `openvino`.
+            test_evals: applications of G; None: 2 for an equilibrium, the steps of an unrolled neck.
+            height: of the images that the graph is recorded with; None: the shorter side that they are resized to.
+            width: the same; None: 4/3 of the height.
+            batch: images at a time with `dynamic=False` (Faster R-CNN: always).
+            dynamic: images of any size, and batches.
+
+        Returns:
+            The metadata of the file.
+
+        Raises:
+            ConfigError: a detector or a combination that cannot be exported, or a missing package.
+        """
+        from ifpn.export import applications, check_exportable, export  # of the extra 'export'
+
+        check_exportable(self.detector, form, dynamic)
+        facts = {"class_names": self.class_names, "category_ids": self.category_ids}
+        facts |= {"score_threshold": self.score_threshold, "data": self.config.get("data")}
+        evals = applications(self.detector, test_evals)
+        if self.flip or len(self.sizes) > 1:
+            raise ConfigError("a file holds one view of an image: load the detector with one size and flip=False.")
+        with resized_to(self.detector, self.sizes[0]):
+            height = height or int(self.detector.transform.min_size[-1])  # type: ignore[union-attr, index]
+            size = {"height": height, "width": width or height * 4 // 3, "batch": batch}
+            return export(self.detector, facts, Path(path), form=form, evals=evals, dynamic=dynamic, **size)
 
     @torch.no_grad()
     def detect(self, images: Sequence[Tensor]) -> list[Found]:

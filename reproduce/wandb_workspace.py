@@ -12,7 +12,10 @@ import argparse
 import json
 import sys
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
+
+from ifpn.runs import folder
 
 
 @dataclass(frozen=True)
@@ -34,6 +37,7 @@ class Section:
 
 
 STEP = "trainer/global_step"
+PICTURES = tuple(f"run/{Path(name).stem}" for name in folder.PICTURES)
 SPECIFICATION = (
     Section(
         "Accuracy",
@@ -52,20 +56,31 @@ SPECIFICATION = (
             ),
             Panel("lines", "residual at test time", ("solver/test_residual",), log=True),
             Panel("lines", "residual of the gradient", ("solver/backward_residual",), log=True),
+            Panel("lines", "evaluations of G", ("solver/forward_evals",)),
+            Panel("lines", "spectral radius of G", ("solver/spectral_radius",)),
+            Panel("lines", "effective depth", ("solver/effective_depth",)),
             Panel("lines", "share not finite", ("solver/forward_nonfinite", "solver/backward_nonfinite")),
         ),
     ),
-    Section("Training", (Panel("lines", "loss", ("train/loss",)),)),
     Section(
-        "Pictures", (Panel("pictures", "of each run", ("val/boxes", "run/samples", "run/curves", "run/convergence")),)
+        "Training",
+        (
+            Panel("lines", "loss", ("train/loss",)),
+            Panel("lines", "seconds per step", ("train/seconds_per_step",)),
+            Panel("lines", "peak memory, MiB", ("train/memory_mib",)),
+        ),
+    ),
+    Section(
+        "Pictures",
+        (Panel("pictures", "of each run", ("val/boxes", *PICTURES)),),
     ),
     Section(
         "Tables",
         (
             Panel("table", "the twelve numbers", ("run/summary",)),
             Panel("table", "per class", ("run/per_class",)),
-            Panel("table", "precision and recall", ("run/precision_recall",)),
-            Panel("table", "which class is taken for which", ("run/confusion",)),
+            Panel("table", "precision and recall", ("run/precision_recall_table",)),
+            Panel("table", "which class is taken for which", ("run/confusion_table",)),
         ),
     ),
 )

@@ -1,6 +1,6 @@
 """Write and run the notebooks: their text and code stand here, their outputs in notebooks/.
 
-    python scripts/build_notebooks.py [01 02 03]     # needs the extra packages nbformat, nbclient, ipykernel
+    python scripts/build_notebooks.py [01 02 03 04]     # needs the extra packages nbformat, nbclient, ipykernel
 
 The first code cell of each, tagged "parameters", is what the tests replace by still smaller settings.
 """
@@ -235,7 +235,109 @@ draw_fields([("i-FPN", fields)], out / "field.png")
 display(Image(out / "field.png", width=1000))""",
 ]
 
-NOTEBOOKS = {"01_solver": SOLVER, "02_train_and_look": TRAIN, "03_inspect_a_checkpoint": INSPECT}
+EXPORT = [
+    "md",
+    """# Out of Python, and onto a film
+
+A trained detector as one ONNX file, run by onnxruntime alone; then a clip, each frame of which starts its solve from
+the frame before. Run notebook 02 first, or give a checkpoint of your own. Needs `pip install 'ifpn[export,video]'`.""",
+    "parameters",
+    """CKPT, PHOTOS = "runs/notebook/best.ckpt", "data/shapes/images"
+OUT = "runs/notebook_export"
+EVALS, SCENES, SECONDS, RATE, WIDTH, HEIGHT = 2, 3, 1, 12, 320, 256""",
+    "code",
+    """import os
+from pathlib import Path
+
+os.chdir(next(p for p in [Path.cwd(), *Path.cwd().parents] if (p / "train.py").is_file()))
+
+import ifpn
+
+detector = ifpn.load(CKPT, device="cpu")
+file = Path(OUT) / "detector.onnx"
+metadata = detector.export(file, test_evals=EVALS)  # the same as: ifpn export ckpt=… test_evals=2
+print(f"{file.stat().st_size / 2**20:.1f} MiB, {metadata['evals']} applications of G")""",
+    "md",
+    """## Nothing but onnxruntime
+
+Pixels in, boxes out: resizing, network, decoding and suppression are in the file.""",
+    "code",
+    """import json
+
+import numpy as np
+import onnxruntime
+from PIL import Image, ImageDraw
+
+session = onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
+names = json.loads(session.get_modelmeta().custom_metadata_map["class_names"])
+photos = sorted(p for p in Path(PHOTOS).rglob("*") if p.suffix in (".png", ".jpg"))
+photo = Image.open(photos[0]).convert("RGB")
+pixels = np.asarray(photo).transpose(2, 0, 1)[None]
+boxes, scores, labels, count = (part[0] for part in session.run(None, {"images": pixels}))
+draw = ImageDraw.Draw(photo)
+for box, score, label in zip(boxes[:count], scores, labels, strict=False):
+    if score >= detector.score_threshold:
+        draw.rectangle(box.tolist(), outline="red", width=2)
+        draw.text((box[0] + 4, box[1] + 2), f"{names[label]} {score:.2f}", fill="red")
+photo""",
+    "md",
+    """## The same boxes as PyTorch's
+
+Plain iteration from zero, as often as the file applies G.""",
+    "code",
+    """from ifpn.necks import EquilibriumNeck
+from ifpn.solvers import Unroll
+
+neck = next(part for part in detector.detector.modules() if isinstance(part, EquilibriumNeck))
+equilibrium, neck.solver = neck.solver, Unroll(EVALS)
+eager = detector(photos[0], score_threshold=0.0)
+neck.solver = equilibrium
+apart = np.abs(eager.boxes.numpy() - boxes[:count]).max(initial=0) if len(eager) == count else float("nan")
+print(f"{count} boxes by onnxruntime, {len(eager)} by PyTorch; largest distance {apart:.1g} px")""",
+    "md",
+    """## A clip
+
+A window pans over a few pictures. What carries over from frame to frame is the pyramid.""",
+    "code",
+    """import runpy
+
+import av
+
+make_clip = runpy.run_path("scripts/make_clip.py")["make_clip"]
+clip = Path(OUT) / "clip.mp4"
+make_clip(photos[:SCENES], clip, seconds=SECONDS, rate=RATE, size=(WIDTH, HEIGHT))
+
+
+def frames():
+    with av.open(str(clip)) as film:
+        for frame in film.decode(video=0):
+            yield frame.to_ndarray(format="rgb24")
+
+
+with detector.stream() as stream:
+    warm = [stream(frame) for frame in frames()]
+cold = [detector(frame) for frame in frames()]""",
+    "code",
+    """import matplotlib.pyplot as plt
+
+figure, axes = plt.subplots(figsize=(7, 2.8), layout="constrained")
+for label, found in (("from zero", cold), ("from the frame before", warm)):
+    axes.plot([one.solver.evals for one in found], "o-", markersize=3, label=label)
+axes.set(xlabel="frame; the scene changes every SECONDS", ylabel="evaluations of G", ylim=(0, None))
+axes.grid(alpha=0.3)
+axes.legend(loc="lower right");""",
+    "md",
+    """A film with boxes and a line of detections per frame: `ifpn predict ckpt=… source=clip.mp4 stream=true`.""",
+    "code",
+    """warm[-1].draw()""",
+]
+
+NOTEBOOKS = {
+    "01_solver": SOLVER,
+    "02_train_and_look": TRAIN,
+    "03_inspect_a_checkpoint": INSPECT,
+    "04_export_and_stream": EXPORT,
+}
 
 
 def build(parts: list[str]) -> nbformat.NotebookNode:

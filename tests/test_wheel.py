@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import runpy
 import subprocess
 import sys
 import sysconfig
@@ -35,6 +36,18 @@ try:
 except SystemExit as error:
     assert not error.code, error.code
 assert "torch" not in sys.modules, "torch was imported"
+"""
+
+
+IN_ONE_PROCESS = """
+import json, sys
+from ifpn.cli.main import main
+for words in json.loads(sys.argv.pop()):
+    sys.argv = ["ifpn", *words]
+    try:
+        main()
+    except SystemExit as error:
+        assert not error.code, (words, error.code)
 """
 
 
@@ -108,5 +121,28 @@ def test_train_evaluate_predict_report(installed: Path, tmp_path: Path) -> None:
     photo = next((tmp_path / "data").rglob("*.jpg"))
     ifpn(installed, tmp_path, "predict", "ckpt=runs/one/best.ckpt", f"source={photo}", "run_dir=out", "device=cpu")
     assert json.loads((tmp_path / "out/predictions.json").read_text()) is not None
+    used_elsewhere(installed, tmp_path, photo)
     ifpn(installed, tmp_path, "report", "runs=runs")
     assert f"| {100 * result['summary']['AP']:.1f} |" in (tmp_path / "runs/report/report.md").read_text()
+
+
+def used_elsewhere(installed: Path, folder: Path, photo: Path) -> None:
+    """The detector of `runs/one` as an ONNX file, on a film, and as files for the hub."""
+    for package in ("onnx", "onnxruntime", "av", "huggingface_hub"):
+        pytest.importorskip(package, reason="the extras export, video and hub")
+    make_clip = runpy.run_path(str(ROOT / "scripts" / "make_clip.py"))["make_clip"]
+    assert make_clip([photo], folder / "clip.mp4", seconds=1, rate=3, size=(96, 64)) == 3
+    words = [
+        ["export", "ckpt=runs/one/best.ckpt", "out=model.onnx"],
+        ["evaluate", "ckpt=model.onnx", "run_dir=by_onnx"],
+        ["predict", "ckpt=model.onnx", f"source={photo}", "run_dir=of_onnx"],
+        ["predict", "ckpt=runs/one/best.ckpt", "source=clip.mp4", "stream=true", "run_dir=film", "device=cpu"],
+        ["push", "runs/one/export", "hf://me/one", "--dry-run"],
+        ["predict", "ckpt=hub/one", f"source={photo}", "run_dir=of_hub", "device=cpu"],
+    ]
+    ifpn(installed, folder, json.dumps(words), python=("-c", IN_ONE_PROCESS))
+    assert len(json.loads((folder / "by_onnx" / "scores.json").read_text())["summary"]) == 12
+    assert len((folder / "film" / "detections.jsonl").read_text().splitlines()) == 3
+    first, second = (json.loads((folder / name / "predictions.json").read_text()) for name in ("out", "of_hub"))
+    assert first == second
+    assert "# autoassign, neck implicit" in (folder / "hub" / "one" / "README.md").read_text()

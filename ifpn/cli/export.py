@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
-from typing import Any
 
 from omegaconf import DictConfig
 from rich.console import Console
 
 from ifpn.errors import ConfigError
-from ifpn.export.write import SUFFIXES, applications, check_exportable
-from ifpn.export.write import export as write
+from ifpn.export import SUFFIXES
 from ifpn.predictor import load
 from ifpn.runs.hub import Address, on_hub
 
@@ -29,23 +28,13 @@ def export(cfg: DictConfig) -> Path:
         if not optional and (isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= high):
             raise ConfigError(f"{name}={value}: must be a whole number from 1 to {high}.")
     predictor = load(cfg.ckpt, "cpu", size=cfg.size)
-    check_exportable(predictor.detector, cfg.format, cfg.dynamic)
-    transform: Any = predictor.detector.transform
-    if cfg.size is not None:  # the graph resizes to it, as `load(size=…)` does
-        longest = max(cfg.size, round(transform.max_size * cfg.size / max(transform.min_size)))
-        transform.min_size, transform.max_size = (cfg.size,), longest
-    evals = applications(predictor.detector, cfg.test_evals)
-    side = transform.min_size[-1]
-    height, width = (cfg.height or side), (cfg.width or side * 4 // 3)
     stem = Address.parse(cfg.ckpt, "ckpt").name if on_hub(cfg.ckpt) else str(Path(cfg.ckpt).with_suffix(""))
     path = Path(cfg.out or f"{stem}{SUFFIXES[cfg.format]}")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    kind = {"form": cfg.format, "evals": evals, "height": height, "width": width}
-    facts = {"class_names": predictor.class_names, "category_ids": predictor.category_ids}
-    facts |= {"score_threshold": predictor.score_threshold, "data": predictor.config.get("data")}
-    metadata = write(predictor.detector, facts, path, **kind, batch=cfg.batch, dynamic=cfg.dynamic)
+    recorded = {"height": cfg.height, "width": cfg.width, "batch": cfg.batch, "dynamic": cfg.dynamic}
+    metadata = predictor.export(path, form=cfg.format, test_evals=cfg.test_evals, **recorded)
+    evals, (batch, _, height, width) = json.loads(metadata["evals"]), json.loads(metadata["size"])["recorded"]
     console.print(f"[bold]file[/]     {path}, {path.stat().st_size / 2**20:.1f} MiB", soft_wrap=True)
-    sizes = "any size and batch" if cfg.dynamic else f"{cfg.batch} x 3 x {height} x {width} only"
+    sizes = "any size and batch" if cfg.dynamic else f"{batch} x 3 x {height} x {width} only"
     console.print(f"[bold]input[/]    {metadata['input']}: {sizes}", soft_wrap=True)
     console.print(
         "[bold]output[/]   boxes (batch, D, 4) x1 y1 x2 y2 in pixels, scores, labels (batch, D), count (batch)"

@@ -43,7 +43,7 @@ class ExportedDetector(nn.Module):
 
     def __init__(self, detector: Any, evals: int) -> None:
         super().__init__()
-        self.detector: Any = _folded(detector).requires_grad_(False)
+        self.detector: Any = _folded(detector).requires_grad_(False).cpu()
         self.evals = evals
         dense = isinstance(detector, DenseDetector)
         self.max_detections = int(

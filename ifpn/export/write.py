@@ -45,7 +45,7 @@ def export(
     """Write `path` and return the metadata that it carries.
 
     Args:
-        detector: a loaded detector, on the CPU; it is left as it is.
+        detector: a loaded detector; it is left as it is, the file has a copy on the CPU.
         facts: `class_names`, `category_ids`, `score_threshold`, and `data`, the node of the data set or None.
         path: the file to write.
         form: one of `FORMATS`.
@@ -64,6 +64,7 @@ def export(
         0, 256, (batch, 3, height, width), dtype=torch.uint8, generator=torch.Generator().manual_seed(0)
     )
     metadata = describe(detector, facts, evals, example, dynamic)
+    path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_name(f".{path.name}.partial")
     try:
         with torch.no_grad(), warnings.catch_warnings():

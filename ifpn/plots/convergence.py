@@ -44,7 +44,7 @@ def draw_convergence(
         panels = drawing.subplots(1, len(sides), sharey=True, squeeze=False)[0]
         for axes, (trace, name, unit, formula, color) in zip(panels, sides, strict=True):
             _draw(axes, _array(trace), name, unit, color)
-            axes.set_ylabel(f"relative residual  {formula}")
+            axes.set_ylabel(f"relative residual {formula}")
             axes.tick_params(labelleft=True)
 
 

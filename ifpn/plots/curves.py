@@ -5,20 +5,20 @@ from __future__ import annotations
 import csv
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.ticker import EngFormatter, MaxNLocator
 from numpy.typing import NDArray
 
-from ifpn.plots.style import BLUE, FAINT, GREEN, INK, LINES, ORANGE, RED, figure, say
+from ifpn.plots.style import BLUE, FAINT, GREEN, INK, LINES, ORANGE, RED, beside, figure, say
 
 _SOLVER = (
     ("solver/forward_residual", "of P*", "-", BLUE),
     ("solver/backward_residual", "of its gradient", "-", ORANGE),
     ("solver/spectral_radius", "spectral radius", "s", GREEN),
 )
+_FEW_POINTS = 20  # below, every value has a mark: one alone would not be seen as a line
 _AP = (("val/AP", "AP", BLUE), ("val/AP50", "AP50", ORANGE), ("val/AP75", "AP75", GREEN))
 
 
@@ -71,7 +71,9 @@ def draw_curves(metrics_csv: str | Path, path: str | Path, *, title: str = "Trai
     `solver/backward_residual`, `solver/spectral_radius`, `solver/unrolled`, and a column named `lr`, `lr-...` or
     `.../lr`.
     """
-    curves = read_curves(metrics_csv)
+    # Rows are numbered from 0: the row of step 1 is 0.
+    curves = {name: Curve(curve.steps + 1, curve.values) for name, curve in read_curves(metrics_csv).items()}
+    short = max((len(curve.steps) for curve in curves.values()), default=0) <= _FEW_POINTS
     with figure(15, 8.6, path) as drawing:
         drawing.suptitle(title, x=0.012, ha="left", fontsize=15, fontweight="bold")
         (losses, precision), (solver, rate) = drawing.subplots(2, 2)
@@ -82,13 +84,19 @@ def draw_curves(metrics_csv: str | Path, path: str | Path, *, title: str = "Trai
         for axes in (losses, precision, solver, rate):
             axes.set_xlabel("optimiser step")
             if axes.lines:
-                axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+                _whole_steps(axes)
+                for line in axes.lines if short else ():
+                    line.set_marker("o" if line.get_marker() == "None" and len(line.get_xdata()) else line.get_marker())
+                    line.set_markersize(4)
                 axes.xaxis.set_major_formatter(EngFormatter(sep=""))
 
 
-def _beside(axes: Axes, **settings: Any) -> None:
-    """A legend right of the panel, where it covers no data."""
-    axes.legend(loc="upper left", bbox_to_anchor=(1.01, 1.0), borderaxespad=0.0, **settings)
+def _whole_steps(axes: Axes) -> None:
+    """Ticks at whole steps; a run of one step is not stretched over a hundredth of it."""
+    first, last = axes.dataLim.intervalx
+    if last - first < 2:
+        axes.set_xlim(first - 1, last + 1)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
 
 
 def _draw_losses(axes: Axes, curves: dict[str, Curve]) -> None:
@@ -122,7 +130,7 @@ def _draw_losses(axes: Axes, curves: dict[str, Curve]) -> None:
                 label=f"not finite ({broken.sum()} x)",
             )
     axes.set_ylim(0, 1.12 * highest or 1.0)
-    _beside(axes)
+    beside(axes)
 
 
 def _draw_ap(axes: Axes, curves: dict[str, Curve]) -> None:
@@ -140,7 +148,7 @@ def _draw_ap(axes: Axes, curves: dict[str, Curve]) -> None:
         say(axes, "no validation in this run")
         return
     axes.set_ylim(0, min(1.02, 1.12 * highest) or 1.0)
-    _beside(axes, title="last value", alignment="left")
+    beside(axes, title="last value", alignment="left")
 
 
 def _draw_solver(axes: Axes, curves: dict[str, Curve]) -> None:
@@ -157,14 +165,14 @@ def _draw_solver(axes: Axes, curves: dict[str, Curve]) -> None:
         return
     axes.set_yscale("log")
     axes.axhline(1, color=FAINT, linewidth=0.8)
-    _beside(axes)
+    beside(axes)
 
 
 def _draw_rate(axes: Axes, curves: dict[str, Curve]) -> None:
     axes.set_title("learning rate")
     rates = [name for name in curves if name == "lr" or name.startswith("lr-") or name.endswith("/lr")]
     if not rates:
-        say(axes, "no learning rate in the metrics file")
+        say(axes, "no learning rate was logged: the run is shorter than trainer.log_every_n_steps")
         return
     # Parameter groups that differ in weight decay alone have one rate: one line.
     rates = [a for i, a in enumerate(rates) if not any(_same(curves[a], curves[b]) for b in rates[:i])]
@@ -173,7 +181,7 @@ def _draw_rate(axes: Axes, curves: dict[str, Curve]) -> None:
     axes.set_ylim(0, None)
     axes.yaxis.set_major_formatter("{x:g}")
     if len(rates) > 1:
-        _beside(axes)
+        beside(axes)
     axes.axhline(0, color=FAINT, linewidth=0.8)
 
 

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from ifpn.evaluation.confusion import ConfusionMatrix
 from ifpn.evaluation.operating import OperatingPoints
 from ifpn.evaluation.result import SIZE_BINS, CocoResult, format_score
-from ifpn.plots.style import BLUE, GREEN, INK, LINES, ORANGE, figure, say
+from ifpn.plots.style import BLUE, GREEN, INK, LINES, ORANGE, beside, figure, say
 from ifpn.plots.text import class_name, class_names
 
 _RECALLS = np.linspace(0.0, 1.0, 101)
@@ -24,7 +24,7 @@ _MOST_NUMBERS = 15  # classes above which a cell is too small for its number
 
 def draw_precision_recall(result: CocoResult, path: str | Path) -> None:
     """Mean over the classes at each IoU threshold, and each class at IoU .50 (of many: best and worst)."""
-    with figure(13, 5.2, path, result.per_class) as drawing:
+    with figure(15, 5.0, path, result.per_class) as drawing:
         left, right = drawing.subplots(1, 2)
         precision = np.where(result.precision < 0, np.nan, result.precision)
         known = np.asarray(np.isfinite(precision).any(axis=(0, 1)))
@@ -34,7 +34,7 @@ def draw_precision_recall(result: CocoResult, path: str | Path) -> None:
             for curve, iou, shade in zip(mean, _IOUS, np.linspace(0.95, 0.3, len(_IOUS)), strict=True):
                 label = f"IoU {iou:.2f}  AP {curve.mean():.3f}"
                 left.plot(_RECALLS, curve, color=colormaps["Blues"](shade), label=label)
-            left.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), fontsize=8.5)
+            beside(left, fontsize=8.5)
         else:
             say(left, "no box in the ground truth")
         _draw_classes(right, result, precision, known)
@@ -57,7 +57,7 @@ def _draw_classes(axes: Axes, result: CocoResult, precision: NDArray[np.float64]
     for k, color in zip(order, LINES, strict=False):
         label = f"{class_name(names, int(k))}  AP50 {result.per_class[names[k]]['AP50']:.3f}"
         axes.plot(_RECALLS, precision[0, :, k], color=color, label=label)
-    axes.legend(loc="lower left", fontsize=8.5)
+    beside(axes, fontsize=8.5)
 
 
 def draw_sizes(result: CocoResult, path: str | Path) -> None:
@@ -97,7 +97,7 @@ def worst_pairs(matrix: ConfusionMatrix, count: int) -> list[str]:
 
 def draw_operating_points(points: OperatingPoints, path: str | Path) -> None:
     """Precision, recall and F1 against the score from which on detections count, at IoU 0.50."""
-    with figure(8.5, 4.8, path) as drawing:
+    with figure(9.6, 4.6, path) as drawing:
         axes = drawing.subplots()
         axes.set_title("precision and recall against the score threshold (IoU 0.50)")
         axes.set(xlim=(0, 1), ylim=(0, 1.03), xlabel="detections with at least this score", ylabel="share")
@@ -114,7 +114,7 @@ def draw_operating_points(points: OperatingPoints, path: str | Path) -> None:
         title = "nothing was found" if best is None else f"highest F1 {points.f1.max():.3f} at {best:.2f}"
         if best is not None:
             axes.axvline(best, color=INK, linewidth=1.0, linestyle=":")
-        axes.legend(loc="lower left", title=title, alignment="left")
+        beside(axes, title=title, alignment="left")
 
 
 def draw_confusion(matrix: ConfusionMatrix, path: str | Path) -> None:
@@ -136,9 +136,9 @@ def draw_confusion(matrix: ConfusionMatrix, path: str | Path) -> None:
                 0, 1, "most frequent confusions\n\n" + "\n".join(worst_pairs(matrix, 10)), va="top", fontsize=10
             )
         image = axes.imshow(share, cmap="Blues", vmin=0, vmax=1)
-        axes.set_title(
-            f"predicted class of each true class\nIoU >= {matrix.iou_threshold:g}, score >= {matrix.score_threshold:g}"
-        )
+        limits = f"IoU >= {matrix.iou_threshold:g}, score >= {matrix.score_threshold:g}"
+        none = "" if matrix.counts[:, :-1].any() else ": nothing was predicted"
+        axes.set_title(f"predicted class of each true class\n{limits}{none}")
         small = max(7.0, min(10.0, 420 / (count + 1)))
         axes.set_xticks(
             range(count + 1),

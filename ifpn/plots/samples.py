@@ -62,7 +62,8 @@ def draw_batch(
     shown = min(len(batch), 8)
     height, width = batch.shape[-2:]
     columns = min(4, shown)
-    scale = min(1.0, (_PAGE - 2 * _MARGIN - (columns - 1) * _GAP) / (columns * width))
+    # Small images are enlarged, so that tags do not cover them.
+    scale = min(2.0, (_PAGE - 2 * _MARGIN - (columns - 1) * _GAP) / (columns * width))
     cell = max(1, round(width * scale)), max(1, round(height * scale))
     rows = -(-shown // columns)
     side = 2 * _MARGIN + columns * cell[0] + (columns - 1) * _GAP

@@ -6,6 +6,7 @@ import colorsys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 from matplotlib.axes import Axes
@@ -83,6 +84,11 @@ def say(axes: Axes, text: str) -> None:
     axes.set_xticks([])
     axes.set_yticks([])
     axes.grid(False)
+
+
+def beside(axes: Axes, **settings: Any) -> None:
+    """A legend right of the panel, where it covers no data."""
+    axes.legend(loc="upper left", bbox_to_anchor=(1.01, 1.0), borderaxespad=0.0, **settings)
 
 
 def class_color(label: int) -> tuple[int, int, int]:

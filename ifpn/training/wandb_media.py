@@ -70,11 +70,11 @@ def _layer(boxes: Mapping[str, Tensor], names: Sequence[str]) -> list[dict[str, 
 
 
 def log_evaluation(loggers: Iterable[Logger], result: CocoResult, matrix: ConfusionMatrix, step: int) -> None:
-    """Log the tables `run/precision_recall` and `run/confusion`."""
+    """Log the tables `run/precision_recall_table` and `run/confusion_table`; without the ending they are pictures."""
     for logger in loggers:
         if isinstance(logger, WandbLogger):
             for name, (columns, rows) in evaluation_tables(result.precision, matrix).items():
-                logger.log_table(f"run/{name}", columns=columns, data=rows, step=step)
+                logger.log_table(f"run/{name}_table", columns=columns, data=rows, step=step)
 
 
 def evaluation_tables(precision: Any, matrix: ConfusionMatrix) -> dict[str, tuple[list[str], list[list[Any]]]]:

@@ -16,7 +16,7 @@ nbformat = pytest.importorskip("nbformat", reason="notebooks are an optional ext
 pytest.importorskip("nbclient", reason="notebooks are an optional extra: nbformat, nbclient, ipykernel")
 pytest.importorskip("ipykernel", reason="notebooks are an optional extra: nbformat, nbclient, ipykernel")
 
-NAMES = ("01_solver", "02_train_and_look", "03_inspect_a_checkpoint")
+NAMES = ("01_solver", "02_train_and_look", "03_inspect_a_checkpoint", "04_export_and_stream")
 
 
 @pytest.fixture(scope="module")
@@ -45,13 +45,15 @@ def tiny(name: str, folder: Path) -> str:
         "02_train_and_look": f"RUN = {str(run)!r}\nSETTINGS = {settings!r}",
         "03_inspect_a_checkpoint": f"CKPT, PHOTOS = {str(run / 'last.ckpt')!r}, {str(data)!r}\n"
         f"OUT = {str(folder / 'out')!r}\nEVALS, PRODUCTS, IMAGES, PROBES = 6, [1, 3], 1, 1",
+        "04_export_and_stream": f"CKPT, PHOTOS = {str(run / 'last.ckpt')!r}, {str(data)!r}\n"
+        f"OUT = {str(folder / 'export')!r}\nEVALS, SCENES, SECONDS, RATE, WIDTH, HEIGHT = 2, 2, 1, 2, 96, 64",
     }[name]
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_notebook_runs_and_draws(name: str, builder: dict[str, Any], folder: Path) -> None:
-    if name == "03_inspect_a_checkpoint" and not (folder / "run" / "last.ckpt").is_file():
-        pytest.skip("it inspects what notebook 02 trained, which did not run")
+    if name[:2] in ("03", "04") and not (folder / "run" / "last.ckpt").is_file():
+        pytest.skip("it works on what notebook 02 trained, which did not run")
     notebook = builder["build"](builder["NOTEBOOKS"][name])
     (parameters,) = [cell for cell in notebook.cells if cell.metadata.get("tags") == ["parameters"]]
     parameters.source = tiny(name, folder)

@@ -13,16 +13,16 @@ from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor, nn
 
+from benchmarks.export_agreement import Agreement, eager, limits
+from benchmarks.export_agreement import plainly_iterated as iterated
 from ifpn.config.build import build_detector
 from ifpn.config.paths import CONF
 from ifpn.errors import ConfigError
 from ifpn.export import export
 from ifpn.export.write import applications, check_exportable
-from ifpn.necks.implicit import EquilibriumNeck
 from ifpn.predictor import Predictor, load
-from ifpn.solvers import Unroll
 
-PIXELS, SCORES = 0.01, 1e-4  # the bars of the export: float32 in another order of summation
+pytestmark = pytest.mark.slow
 SMALL = (
     "backbone=resnet18",
     "backbone.weights=none",
@@ -53,14 +53,6 @@ def detector(*overrides: str) -> Predictor:
     return predictor
 
 
-def iterated(predictor: Predictor, evals: int) -> Predictor:
-    """The same detector whose equilibrium is `evals` applications of G."""
-    for part in predictor.detector.modules():
-        if isinstance(part, EquilibriumNeck):
-            part.solver = Unroll(evals)
-    return predictor
-
-
 def noise(count: int, height: int, width: int) -> list[Tensor]:
     generator = torch.Generator().manual_seed(height + width)
     return [torch.randint(0, 256, (3, height, width), dtype=torch.uint8, generator=generator) for _ in range(count)]
@@ -75,20 +67,33 @@ def written(predictor: Predictor, path: Path, form: str = "onnx", *, dynamic: bo
 
 def assert_same(found: list[np.ndarray], predictor: Predictor, images: list[Tensor]) -> None:
     """Every image's detections are eager mode's; neighbours of the threshold and ties may differ, two at most."""
-    total = 0
+    agreement = Agreement()
     for i, image in enumerate(images):
-        eager = predictor(image, score_threshold=0.0)
-        boxes, scores, labels = (part[i][: int(found[3][i])] for part in found[:3])
-        total += len(eager)
-        partner = [
-            any(
-                label == b.label and abs(score - b.score) < SCORES and np.abs(box - np.array(b.box)).max() < PIXELS
-                for box, score, label in zip(boxes, scores, labels, strict=True)
-            )
-            for b in eager
-        ]
-        assert partner.count(False) + abs(len(boxes) - len(eager)) <= 2
-    assert total > 5 * len(images)
+        count = int(found[3][i])
+        parts = {name: part[i, :count] for name, part in zip(("boxes", "scores", "labels"), found, strict=False)}
+        agreement.add(eager(predictor, image), parts, *limits(predictor))
+    assert agreement.pairs > 5 * len(images)
+    assert agreement.beyond == agreement.lost == 0, agreement
+    assert agreement.neighbours <= 2
+
+
+def test_the_comparison_sees_what_is_not_the_same() -> None:
+    """Else nothing below would prove anything."""
+    boxes = np.array([[0, 0, 9, 9], [20, 20, 30, 30], [50, 50, 60, 60]], dtype=np.float32)
+    a = {"boxes": boxes, "scores": np.array([0.9, 0.8, 0.05005], np.float32), "labels": np.array([0, 1, 1])}
+    for b, expected in (
+        (a, {"pairs": 3}),
+        ({**a, "boxes": boxes + 0.02}, {"pairs": 3, "beyond": 3}),
+        ({**a, "scores": a["scores"] + 0.01}, {"pairs": 3, "beyond": 3}),
+        ({**a, "labels": np.array([1, 1, 1])}, {"pairs": 2, "lost": 2}),
+        ({name: part[:2] for name, part in a.items()}, {"pairs": 2, "neighbours": 1}),
+        ({name: part[1:] for name, part in a.items()}, {"pairs": 2, "lost": 1}),
+        ({name: part[:0] for name, part in a.items()}, {"neighbours": 1, "lost": 2}),
+    ):
+        agreement = Agreement()
+        agreement.add(a, b, threshold=0.05, most=100)
+        counts = {name: getattr(agreement, name) for name in ("pairs", "beyond", "neighbours", "lost")}
+        assert {name: count for name, count in counts.items() if count} == expected
 
 
 @pytest.mark.parametrize(

@@ -57,5 +57,6 @@ def test_a_batch_is_drawn_with_its_padding(tmp_path: Path) -> None:
     with Image.open(tmp_path / "batch.png") as picture:
         pixels = np.asarray(picture.convert("RGB"))
     assert tuple(pixels[24 + 10, 24 + 10]) == (255, 0, 0)
-    assert tuple(pixels[24 + 10, 24 + 96 + 10 + 10]) == (0, 0, 0)
-    assert tuple(pixels[24 + 60, 24 + 96 + 10 + 90]) == (128, 128, 128)
+    # Drawn twice as large: the second image begins 192 pixels and a gap of 10 further right.
+    assert tuple(pixels[24 + 10, 24 + 192 + 10 + 10]) == (0, 0, 0)
+    assert tuple(pixels[24 + 70, 24 + 192 + 10 + 10]) == (128, 128, 128)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import sys
 from argparse import Namespace
@@ -10,9 +11,13 @@ from pathlib import Path
 import pytest
 import torch
 
+from benchmarks import bench_step, cost_growth, step_case
+from ifpn.errors import ConfigError
 from tests.conftest import ROOT
 from tests.evaluation.cases import random_case
+from tests.reproduce.test_equilibria import CONTRACTION, make
 from tests.reproduce.test_scripts import script
+from tests.reproduce.test_starts import data_of
 
 
 def answered(name: str, arguments: list[str], monkeypatch: pytest.MonkeyPatch) -> object:
@@ -40,6 +45,7 @@ def test_pycocotools_alone_says_the_same(
     assert comparison.main() == 1
 
 
+@pytest.mark.slow
 def test_a_pair_of_steps_beside_torchvisions(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(ROOT / "scripts"))
     bench = script("bench_detectors")
@@ -51,18 +57,67 @@ def test_a_pair_of_steps_beside_torchvisions(monkeypatch: pytest.MonkeyPatch) ->
         bench.main()
 
 
-def test_a_step_with_every_solver_beside_an_fpns(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.syspath_prepend(str(ROOT / "scripts"))
-    bench = script("bench_step")
-    options = Namespace(device="cpu", precision="fp32", height=64, width=64, batch=1)
-    small = ["neck.out_channels=32", "backbone=resnet18", "backbone.weights=none"]
+@pytest.fixture
+def tiny_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The name of a run whose checkpoint is a network at random initialisation."""
+    predictor = make(*CONTRACTION, classes=8)
+    data = data_of(predictor, tmp_path / "shapes")
+    config = {**predictor.config, "data": {**predictor.config["data"], "root": str(data.root), "workers": 0}}
+    checkpoint = {"ifpn": {"config": config, "class_names": predictor.class_names}}
+    monkeypatch.setattr(step_case, "read_trained", lambda path: checkpoint)
+    monkeypatch.setattr(step_case, "restore_detector", lambda *_: copy.deepcopy(predictor.detector))
+    return tmp_path
+
+
+@pytest.mark.slow
+def test_a_step_with_every_solver_beside_an_fpns() -> None:
+    options = Namespace(device="cpu", precision="fp32", height=64, width=64, batch=1, random=True)
+    options.overrides = ["neck.out_channels=32", "backbone=resnet18", "backbone.weights=none"]
     spent = []
-    for name in bench.CASES:
-        case = bench.Case([*small, *name.split()], options)
-        before = [p.detach().clone() for p in case.detector.parameters()]
+    for name in bench_step.CASES:
+        case = bench_step.build(name, options)
+        before = {name: value.clone() for name, value in case.detector.state_dict().items()}
         case.train()
         spent.append(case.spent())
+        assert any(not torch.equal(value, before[name]) for name, value in case.detector.state_dict().items())
+        case.restore()
         case.infer()
-        assert any(not torch.equal(p, q) for p, q in zip(before, case.detector.parameters(), strict=True))
+        assert all(torch.equal(value, before[name]) for name, value in case.detector.state_dict().items())
     assert spent[:2] == ["-", "15+1, 15"]  # the paper's budget
-    assert 0 < bench.share(case, 1) < 1
+    assert 0 < bench_step.share(case, 1) < 1
+
+
+@pytest.mark.slow
+def test_a_trained_net_is_timed_on_its_own_images_with_the_solver_asked_for(
+    tiny_run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(bench_step, "peak", lambda name: bench_step.Peak(1.0, 2.0))
+    arguments = ["--run", str(tiny_run), "--run", f"{tiny_run} solver.test_evals=3 solver.rtol=0", "--rounds", "1"]
+    monkeypatch.setattr(sys, "argv", ["bench_step", *arguments])
+    bench_step.main()
+    printed = capsys.readouterr().out
+    assert "trained weights" in printed
+    assert "| 3.0 |" in printed.splitlines()[-1]
+    for wrong, sentence in (
+        ([], "name trained runs"),
+        (["--run", f"{tiny_run} neck.dropout=0"], "must set the solver"),
+    ):
+        monkeypatch.setattr(sys, "argv", ["bench_step", *wrong])
+        with pytest.raises((SystemExit, ConfigError)) as refused:
+            bench_step.main()
+        assert sentence in str(refused.value) + capsys.readouterr().err
+
+
+def test_how_cost_grows_is_a_table_and_a_picture(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(cost_growth, "memory", lambda *_: 100.0)
+    small = ["neck.out_channels=32", "backbone=resnet18", "backbone.weights=none", "detector.head.num_convs=1"]
+    arguments = ["--sides", "64", "--batches", "1", "2", "--rounds", "1", "--out", str(tmp_path / "growth.png")]
+    monkeypatch.setattr(sys, "argv", ["cost_growth", *small, *arguments])
+    cost_growth.main()
+    lines = [line.split(" | ") for line in capsys.readouterr().out.splitlines()[2:]]
+    assert [line[:2] for line in lines] == [["| 64", "1"], ["| 64", "2"]]
+    # 32 channels, 64 + 16 + 4 + 1 + 1 cells, 4 bytes, 14 states
+    assert lines[0][-1] == f"{14 * 4 * 32 * 86 / 2**20:.1f} |"
+    assert (tmp_path / "growth.png").is_file()

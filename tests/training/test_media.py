@@ -7,6 +7,7 @@ import math
 import struct
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -23,9 +24,20 @@ from wandb.proto.wandb_internal_pb2 import Record
 from ifpn.config.paths import CONF
 from ifpn.evaluation import ConfusionMatrix
 from ifpn.training import loggers
-from ifpn.training.loggers import WandbRun, log_pictures, log_tables, media_tables, run_id, short_name
-from ifpn.training.wandb_media import evaluation_tables, log_boxes
+from ifpn.training.callbacks import RunReport
+from ifpn.training.loggers import (
+    COSTS,
+    MetricsLog,
+    WandbRun,
+    log_pictures,
+    log_tables,
+    media_tables,
+    run_id,
+    short_name,
+)
+from ifpn.training.wandb_media import evaluation_tables, log_boxes, log_evaluation
 from reproduce.paper import TABLES
+from reproduce.wandb_workspace import media
 
 SCORES = {
     "summary": {"AP": 0.25, "APs": -1},
@@ -84,6 +96,7 @@ def history(part: list[Record]) -> list[dict[str, Any]]:
 
 
 @pytest.mark.usefixtures("offline")
+@pytest.mark.process
 def test_a_resumed_training_goes_on_in_its_run_and_keeps_the_best(tmp_path: Path) -> None:
     choices = {"neck": "implicit", "csc": "dense"}
     for score in (0.5, 0.25):
@@ -119,9 +132,11 @@ def test_names_are_short() -> None:
         ("", ""),
     ):
         assert short_name(settings) == name
+    assert short_name("csc=dense,seed=1", "seed=1,csc=dense") == "seed=1,dense"
 
 
 @pytest.mark.usefixtures("offline")
+@pytest.mark.process
 def test_the_export_and_the_last_weights_are_artifacts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "export").mkdir()
     (tmp_path / "export" / "model.safetensors").write_bytes(b"best")
@@ -146,6 +161,7 @@ def test_the_export_and_the_last_weights_are_artifacts(tmp_path: Path, monkeypat
 
 
 @pytest.mark.usefixtures("offline")
+@pytest.mark.process
 def test_boxes_are_data_and_tables_have_curves_and_pairs(tmp_path: Path) -> None:
     logger = WandbRun(save_dir=str(tmp_path), offline=True)
     image = torch.zeros(3, 10, 20, dtype=torch.uint8)
@@ -177,6 +193,7 @@ def test_tables_of_an_evaluation() -> None:
     assert nothing[0] == [0.0, None, None]
 
 
+@pytest.mark.slow
 def test_every_setting_of_the_sweep_is_one_of_train() -> None:
     sweep = yaml.safe_load((CONF / "wandb_sweep.yaml").read_text())
     assert sweep["method"] in ("grid", "random", "bayes")
@@ -195,6 +212,7 @@ def test_every_setting_of_the_sweep_is_one_of_train() -> None:
 
 
 @pytest.mark.usefixtures("offline")
+@pytest.mark.process
 def test_two_trainings_in_one_process_are_two_runs_with_pictures_and_tables(tmp_path: Path) -> None:
     picture = tmp_path / "samples.png"
     Image.new("RGB", (8, 8)).save(picture)
@@ -218,6 +236,7 @@ def test_two_trainings_in_one_process_are_two_runs_with_pictures_and_tables(tmp_
 
 
 @pytest.mark.parametrize("table", TABLES, ids=lambda t: t.experiment)
+@pytest.mark.slow
 def test_runs_are_grouped_by_table_and_by_row_whatever_the_seed(table) -> None:
     found: dict[str, set[tuple[str, str]]] = {}
     for row in [row for row in table.rows if row.overrides]:
@@ -230,3 +249,50 @@ def test_runs_are_grouped_by_table_and_by_row_whatever_the_seed(table) -> None:
     groups = [one for kinds in found.values() for one in kinds]
     assert {group for group, _ in groups} == {table.experiment}
     assert len(groups) == len(set(groups)) == len(found)
+
+
+@pytest.mark.usefixtures("offline")
+@pytest.mark.process
+def test_pictures_and_tables_of_an_evaluation_have_different_names_and_the_workspace_shows_them(tmp_path: Path) -> None:
+    """A key that held a picture and a table would be shown as neither."""
+    picture = tmp_path / "confusion.png"
+    Image.new("RGB", (8, 8)).save(picture)
+    matrix = ConfusionMatrix(np.array([[5, 2], [7, 0]]), ("cat",), 0.5, 0.3)
+    result: Any = SimpleNamespace(precision=np.full((10, 101, 1), 0.5))
+    logger = WandbRun(save_dir=str(tmp_path), offline=True)
+    log_pictures([logger], [picture], step=1)
+    log_evaluation([logger], result, matrix, step=1)
+    log_tables(logger, SCORES)
+    logger.finalize("success")
+    (part,) = records(tmp_path)
+    kinds: dict[str, set[str]] = {}
+    for row in history(part):
+        for key, value in row.items():
+            name = key.partition("._type")[0] if "._type" in key else key
+            if isinstance(value, dict) and "_type" in value:
+                kinds.setdefault(name, set()).add(value["_type"])
+            elif key.endswith("._type"):
+                kinds.setdefault(name, set()).add(value)
+    assert all(len(types) == 1 for types in kinds.values()), kinds
+    assert {"run/confusion", "run/confusion_table", "run/precision_recall_table", "run/per_class"} <= kinds.keys()
+    assert kinds.keys() <= media()
+
+
+@pytest.mark.usefixtures("offline")
+@pytest.mark.process
+def test_costs_go_to_the_loggers_but_not_into_metrics_csv(tmp_path: Path) -> None:
+    """Seconds of a resumed run are others, and its metrics.csv is that of a run which was never stopped."""
+    table, logger = MetricsLog(str(tmp_path)), WandbRun(save_dir=str(tmp_path), offline=True)
+    report = RunReport()
+    trainer: Any = SimpleNamespace(loggers=[table, logger], global_step=9, log_every_n_steps=5)
+    module: Any = SimpleNamespace(device=torch.device("cpu"))
+    for step in range(8, 13):
+        trainer.global_step = step
+        report.on_train_batch_end(trainer, module, None, None, step)
+    table.save()
+    logger.finalize("success")
+    rows = [row for row in history(records(tmp_path)[0]) if COSTS[0] in row]
+    assert [row["trainer/global_step"] for row in rows] == [9]  # the tenth step
+    assert rows[0]["train/memory_mib"] > 1
+    assert rows[0]["train/seconds_per_step"] >= 0
+    assert not table.experiment.metrics_keys

@@ -12,6 +12,7 @@ import torch
 from torch import nn
 from torchvision.models.detection.image_list import ImageList
 
+from benchmarks.lives import Kill
 from ifpn.cli import train as run_module
 from ifpn.cli.train import check_ranks
 from ifpn.errors import ConfigError
@@ -20,9 +21,9 @@ from ifpn.runs.folder import completion
 from ifpn.runs.lock import FolderBusyError, folder_lock
 from ifpn.training.start import class_layers, initialise
 from tests.detectors.cases import DETECTORS, make_detector
-from tests.training.harness import STEPS, Kill, configuration, train_here, train_in_processes
+from tests.training.harness import STEPS, configuration, train_here, train_in_processes
 
-pytestmark = pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork:DeprecationWarning")
+pytestmark = pytest.mark.process
 
 
 @pytest.fixture(scope="module")

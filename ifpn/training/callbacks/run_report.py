@@ -17,11 +17,11 @@ from ifpn.data import DetectionData
 from ifpn.plots.convergence import draw_convergence
 from ifpn.plots.curves import draw_curves
 from ifpn.runs.folder import CONVERGENCE, CURVES, METRICS, RESULT
-from ifpn.runs.result import RunResult
+from ifpn.runs.result import RunResult, peak_memory_mib
 from ifpn.training.callbacks.checkpoints import BestCheckpoint
 from ifpn.training.callbacks.solver_monitor import SolverMonitor
 from ifpn.training.cost import multiply_adds
-from ifpn.training.loggers import log_pictures, log_tables
+from ifpn.training.loggers import log_costs, log_pictures, log_tables
 from ifpn.training.module import DetectionModule
 
 
@@ -31,6 +31,7 @@ class RunReport(Callback):
     def __init__(self) -> None:
         self.step_seconds: list[float] = []
         self._last_end: float | None = None
+        self._told_at = 0
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         for logger in trainer.loggers:
@@ -51,6 +52,11 @@ class RunReport(Callback):
         if self._last_end is not None:
             self.step_seconds.append(now - self._last_end)
         self._last_end = now
+        every: int = trainer.log_every_n_steps  # type: ignore[attr-defined]  # set by a connector of the Trainer
+        if self.step_seconds and trainer.global_step % every == 0 and trainer.global_step != self._told_at:
+            self._told_at = trainer.global_step
+            seconds = statistics.median(self.step_seconds[-every:])
+            log_costs(trainer.loggers, seconds, peak_memory_mib(pl_module.device), trainer.global_step)
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if not trainer.is_global_zero or not isinstance(pl_module, DetectionModule):
