@@ -295,11 +295,12 @@ def _checked_tensor(image: Tensor) -> Tensor:
         return image
     if not image.is_floating_point():
         raise ImageError(f"a tensor of {image.dtype}: must be uint8, or floating point in 0..1.")
-    low, high = (float(value) for value in torch.aminmax(image.detach()))
+    values = image.detach()
+    low, high = float(values.min()), float(values.max())
     if not (low >= 0 and high <= 1):  # NaN fails both
         hint = " Divide by 255, or convert to uint8." if 0 <= low <= high <= 255 else ""
         raise ImageError(f"a tensor of {image.dtype} with values from {low:g} to {high:g}: must be in 0..1.{hint}")
-    return image.detach().float()
+    return values.float()
 
 
 def unit_range(image: Tensor) -> Tensor:
