@@ -17,6 +17,16 @@ settings.load_profile("ci" if os.environ.get("CI") else "desk")
 ROOT = Path(__file__).resolve().parents[1]
 
 
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """List what takes more than two seconds here and is not marked: it does not belong to `make test-fast`."""
+    passed = (report for report in terminalreporter.stats.get("passed", []) if report.duration > 2)
+    late = {report.nodeid: report.duration for report in passed if not {"slow", "process"} & set(report.keywords)}
+    if late:
+        terminalreporter.section("over two seconds and not marked slow")
+        for name, seconds in sorted(late.items()):
+            terminalreporter.write_line(f"{seconds:6.1f} s  {name}")
+
+
 @pytest.fixture(autouse=True)
 def _same_numbers_every_time() -> None:
     torch.manual_seed(0)

@@ -17,7 +17,7 @@ from ifpn.errors import ConfigError, UserError
 from ifpn.evaluation import GroundTruth, ScoredMatches, read_predictions
 from ifpn.evaluation.paired import PairedDifference, images_interval, paired_difference
 from ifpn.plots.comparison import draw_comparison
-from ifpn.runs.sweep import METRICS, Row, SweptRun, read_sweep
+from ifpn.runs.sweep import METRICS, Row, SweptRun, names_without, read_sweep
 
 
 @dataclass(frozen=True)
@@ -58,14 +58,12 @@ def report(cfg: DictConfig) -> list[Contrast]:
     unknown = [metric for metric in cfg.metrics if metric not in METRICS]
     if unknown:
         raise ConfigError(f"metrics={unknown[0]}: must be one of {', '.join(METRICS)}.")
-    wanted = asked_for(cfg, [row.name for row in rows])
-    truth = _truth(rows, console) if wanted and cfg.resamples else None
-    by_name = {row.name: row for row in rows}
-    contrasts = [
-        contrast(name, by_name[a], by_name[b], metric, truth if metric == "AP" else None, cfg.resamples)
-        for name, a, b in wanted
-        for metric in cfg.metrics
-    ]
+    by_name, contrasts, truths = {row.name: row for row in rows}, [], Truths(console)
+    for name, a, b in asked_for(cfg, rows):
+        for metric in cfg.metrics:
+            pair = by_name[a], by_name[b]
+            truth = truths.of(pair) if metric == "AP" and cfg.resamples else None
+            contrasts.append(contrast(name, *pair, metric, truth, cfg.resamples))
     out = Path(cfg.run_dir)
     out.mkdir(parents=True, exist_ok=True)
     tables = write_report(rows, contrasts, left, out)
@@ -78,13 +76,13 @@ def report(cfg: DictConfig) -> list[Contrast]:
     return contrasts
 
 
-def asked_for(cfg: DictConfig, names: Sequence[str]) -> list[tuple[str, str, str]]:
+def asked_for(cfg: DictConfig, rows: Sequence[Row]) -> list[tuple[str, str, str]]:
     """(name, row, row) of every difference: the named ones whose rows were run, and all rows less the baseline.
 
     Raises:
-        ConfigError: a baseline that is no row, or a contrast that is not of the form `a - b`.
+        ConfigError: a baseline that is no row, a contrast that is not of the form `a - b`, or `within` without sense.
     """
-    found = []
+    found, names = [], [row.name for row in rows]
     for name, text in (cfg.get("contrasts") or {}).items():
         a, minus, b = str(text).partition(" - ")
         if not minus:
@@ -92,10 +90,29 @@ def asked_for(cfg: DictConfig, names: Sequence[str]) -> list[tuple[str, str, str
         if a.strip() in names and b.strip() in names:
             found.append((str(name), a.strip(), b.strip()))
     if cfg.baseline is not None:
-        if cfg.baseline not in names:
-            raise ConfigError(f"baseline={cfg.baseline}: must be a row of this sweep: {', '.join(names)}.")
-        found += [(f"{name} - {cfg.baseline}", name, cfg.baseline) for name in names if name != cfg.baseline]
+        groups, short = _groups(rows, cfg.get("within")), names_without(rows, cfg.get("within"))
+        if cfg.baseline not in short:
+            choice = ", ".join(dict.fromkeys(short))
+            raise ConfigError(f"baseline={cfg.baseline}: must be a row of this sweep: {choice}.")
+        bases = {group: name for group, name, text in zip(groups, names, short, strict=True) if text == cfg.baseline}
+        found += [
+            (f"{name} - {cfg.baseline}", name, bases[group])
+            for group, name in zip(groups, names, strict=True)
+            if group in bases and name != bases[group]
+        ]
+    elif cfg.get("within") is not None:
+        raise ConfigError(f"within={cfg.within}: needs a baseline=ROW to compare with.")
     return found
+
+
+def _groups(rows: Sequence[Row], within: str | None) -> list[str]:
+    """The value of the setting in whose values rows are compared; one group without it."""
+    if within is None:
+        return [""] * len(rows)
+    swept = sorted(set().union(*(row.settings for row in rows)))
+    if within not in swept:
+        raise ConfigError(f"within={within}: must be a setting of these runs: {', '.join(swept)}.")
+    return [row.settings.get(within, "") for row in rows]
 
 
 def contrast(name: str, a: Row, b: Row, metric: str, truth: GroundTruth | None, resamples: int) -> Contrast:
@@ -123,19 +140,35 @@ def _over_images(
     return 100 * low, 100 * high
 
 
-def _truth(rows: Sequence[Row], console: Console) -> GroundTruth | None:
-    """The validation boxes that all runs were scored on; None where they differ or are not there any more."""
-    nodes: list[Mapping[str, Any]] = [run.content["config"]["data"] for row in rows for run in row.runs]
-    if len({str((n.get("root"), n.get("val_annotations"), n.get("generate"))) for n in nodes}) > 1:
-        console.print("The runs were validated on different data: no interval over images.", soft_wrap=True)
-        return None
-    try:
-        check_targets(nodes[0])
-        data = instantiate({**nodes[0], "check": False})
-        data.use_validation_categories()
-        data.setup("validate")
-        truth = GroundTruth.load(data.val_dataset.annotations)
-    except (UserError, OSError) as error:
-        console.print(f"No interval over images: {error}", soft_wrap=True)
-        return None
-    return truth
+class Truths:
+    """The validation boxes that two rows were scored on."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._read: dict[str, GroundTruth | None] = {}
+
+    def of(self, rows: Sequence[Row]) -> GroundTruth | None:
+        """None where the rows' data differ, or are not there any more."""
+        nodes: list[Mapping[str, Any]] = [run.content["config"]["data"] for row in rows for run in row.runs]
+        keys = {str((n.get("root"), n.get("val_annotations"), n.get("generate"))) for n in nodes}
+        key = min(keys)
+        if len(keys) > 1:
+            self._say("runs were validated on different data.")
+            return None
+        if key not in self._read:
+            self._read[key] = self._load(nodes[0])
+        return self._read[key]
+
+    def _load(self, node: Mapping[str, Any]) -> GroundTruth | None:
+        try:
+            check_targets(node)
+            data = instantiate({**node, "check": False})
+            data.use_validation_categories()
+            data.setup("validate")
+            return GroundTruth.load(data.val_dataset.annotations)
+        except (UserError, OSError) as error:
+            self._say(str(error))
+            return None
+
+    def _say(self, reason: str) -> None:
+        self._console.print(f"No interval over images: {reason}", soft_wrap=True)

@@ -35,7 +35,14 @@ _BACKBONES = (
 ADDED: dict[str, dict[str, Any]] = {
     "ifpn.training.Recipe": {"backbone_lr": 1.0},
     **{f"ifpn.backbones.{name}": {"checkpointing": False} for name in _BACKBONES},
-    "ifpn.data.DetectionData": {"val_share": None, "classes": None, "repeat_threshold": 0.0, "max_detections": 100},
+    "ifpn.data.DetectionData": {
+        "val_share": None,
+        "classes": None,
+        "repeat_threshold": 0.0,
+        "max_detections": 100,
+        "cache": None,
+        "cache_gib": 4,
+    },
     "ifpn.data.DefectPolicy": {"missing_size": "measure", "implausible": "refuse", "box_format": "xywh"},
     "ifpn.necks.ImplicitFPN": {
         **{"block": "basic", "start": "zero", "random_start": 0.0, "correction_weight": 0.0},

@@ -17,6 +17,7 @@ from torch.utils.data import Dataset
 
 from ifpn.bounds import Ge, Le, check
 from ifpn.data.augment import Augment
+from ifpn.data.cache import ImageCache
 from ifpn.data.coco.annotations import CocoAnnotations
 from ifpn.data.coco.defects import DataError
 from ifpn.data.coco.files import FolderListing, match_names, resolve_file
@@ -50,6 +51,8 @@ class CocoDataset(Dataset[Item]):
     A key is an index, or (k, index) as ResumableBatchSampler yields it: augmentation depends on (seed, k,
     index) alone.
 
+    With `cache_gib` decoded images are kept, and shared by all runs on them (`ImageCache`), up to so many GiB.
+
     With `ImageReading("skip")` an unreadable training image is replaced by the next readable one; in validation
     (`augment=None`) it is replaced by a grey image of its size under its own id, so that its boxes count as
     missed and no image counts twice.
@@ -65,6 +68,7 @@ class CocoDataset(Dataset[Item]):
         augment: Augment | None = None,
         seed: int = 0,
         reading: ImageReading | None = None,
+        cache_gib: float | None = None,
     ) -> None:
         self.annotations, self.folder, self.boundary = annotations, folder, boundary
         self.images = np.arange(len(annotations)) if images is None else images
@@ -72,6 +76,7 @@ class CocoDataset(Dataset[Item]):
         self.reading = ImageReading() if reading is None else reading
         # by position in the annotations: names that are spelled otherwise on disk, and images without a file
         self.renamed, self.missing = match_names(FolderListing(folder), annotations.file_names())
+        self._cache = None if cache_gib is None else self._open_cache(cache_gib)
         # one byte per image, shared, so that the count holds over all workers
         self._bad = torch.zeros(len(self.images), dtype=torch.uint8).share_memory_()  # type: ignore[no-untyped-call]
 
@@ -104,8 +109,26 @@ class CocoDataset(Dataset[Item]):
         """Return the name of the file of image i of the annotations, relative to the folder, as it is on disk."""
         return self.renamed.get(i) or self.annotations.file_name(i)
 
+    def _open_cache(self, limit: float) -> ImageCache:
+        paths: list[Path | None] = []
+        for i in self.images:
+            try:
+                paths.append(resolve_file(self.folder, self.file_name(int(i)), self.boundary))
+            except (OSError, ValueError):  # said, with the reason, when the image is read
+                paths.append(None)
+        return ImageCache(paths, self.annotations.sizes[self.images], limit)
+
     def decode(self, index: int) -> Tensor:
         """Pixels (3, H, W) uint8 of item `index`; raises BadImage naming the image's id."""
+        if self._cache is None:
+            return self._decode(index)
+        image = self._cache.get(index)
+        if image is None:
+            image = self._decode(index)
+            self._cache.put(index, image)
+        return image
+
+    def _decode(self, index: int) -> Tensor:
         i = int(self.images[index])
         width, height = (int(v) for v in self.annotations.sizes[i])
         try:

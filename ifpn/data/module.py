@@ -5,14 +5,14 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import torch
 from pytorch_lightning import LightningDataModule
 from torch.utils.data import DataLoader
 
-from ifpn.bounds import Ge, Le, Length, Probability, Rate, check
+from ifpn.bounds import Ge, Gt, Le, Length, Probability, Rate, check
 from ifpn.data.augment import Augment
 from ifpn.data.check import class_remarks, counted, crowding_remarks, quick_check, split_remarks
 from ifpn.data.coco.annotations import Categories, CocoAnnotations, load_annotations
@@ -53,6 +53,8 @@ class DetectionData(LightningDataModule):
         drop_last: see `ResumableBatchSampler`.
         max_detections: detections of an image and class that an evaluation looks at.
         follow_links: whether links may lead out of the folder.
+        cache: "memory" keeps decoded images in one mapped file that all runs on them share (`ImageCache`).
+        cache_gib: the most that it may take.
         check: whether missing files and wrong sizes are looked for before training (seconds).
     """
 
@@ -79,6 +81,8 @@ class DetectionData(LightningDataModule):
         drop_last: bool = True,
         max_detections: Annotated[int, Ge(10), Le(10_000)] = 100,
         follow_links: bool = False,
+        cache: Literal["memory"] | None = None,
+        cache_gib: Annotated[float, Gt(0), Le(4096)] = 4.0,
         check: bool = True,
     ) -> None:
         super().__init__()
@@ -93,6 +97,7 @@ class DetectionData(LightningDataModule):
         self.val_share, self.classes = val_share, None if classes is None else [str(name) for name in classes]
         self.train_empty_images, self.group_by_aspect = train_empty_images, group_by_aspect
         self.repeat_threshold, self.max_detections = repeat_threshold, max_detections
+        self.cache_gib = None if cache is None else cache_gib
         self.drop_last, self.follow_links, self.check = drop_last, follow_links, check
         self.train_sampler: ResumableBatchSampler | None = None
         self._position: int | Callable[[], int] = 0
@@ -286,6 +291,7 @@ class DetectionData(LightningDataModule):
             augment=augment,
             seed=self.seed,
             reading=self.reading,
+            cache_gib=self.cache_gib,
         )
 
     def _describe(self, split: str, data: CocoDataset) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import statistics
 from collections.abc import Iterator, Mapping, Sequence
@@ -10,8 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import yaml
-
+from ifpn.errors import ConfigError
+from ifpn.reading import read_json, read_yaml
 from ifpn.runs.identity import config_hash
 
 METRICS = ("AP", "AP50", "AP75", "APs", "APm", "APl")
@@ -64,6 +63,11 @@ class Row:
     runs: tuple[SweptRun, ...] = field(default_factory=tuple)
 
     @property
+    def settings(self) -> Mapping[str, str]:
+        """What its runs were started with, by name."""
+        return self.runs[0].overrides if self.runs else {}
+
+    @property
     def by_seed(self) -> dict[int, SweptRun]:
         """The runs by their seeds."""
         return {run.seed: run for run in self.runs}
@@ -104,9 +108,9 @@ def read_sweep(folder: Path) -> tuple[list[Row], list[tuple[Path, str]]]:
 def _content(path: Path) -> tuple[str, dict[str, Any] | None]:
     """("", result.json of a finished training) or (why it is none, None)."""
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        return f"cannot be read as JSON ({str(error)[:80]})", None
+        content = read_json(path)
+    except ConfigError as error:
+        return str(error).removeprefix(f"{path} "), None
     if not isinstance(content, dict) or not isinstance(content.get("config"), dict) or "seed" not in content:
         return "is no result of a training", None
     if content.get("complete") is not True:
@@ -124,10 +128,11 @@ def _in_unit_range(value: object) -> bool:
 def _overrides(folder: Path) -> dict[str, str]:
     """What the run was started with, as Hydra noted it beside the run; empty where there is no such note."""
     try:
-        given = yaml.safe_load((folder / "hydra" / "overrides.yaml").read_text(encoding="utf-8"))
-    except (OSError, ValueError, yaml.YAMLError):
+        given = read_yaml(folder / "hydra" / "overrides.yaml")
+    except ConfigError:
         return {}
-    pairs = [text.lstrip("+~").partition("=") for text in given or [] if isinstance(text, str)]
+    texts = given if isinstance(given, list) else []
+    pairs = [text.lstrip("+~").partition("=") for text in texts if isinstance(text, str)]
     return {name: value for name, _, value in pairs if name.partition(".")[0] not in _NOT_SETTINGS}
 
 
@@ -156,6 +161,13 @@ def _named_by(settings: Sequence[Mapping[str, object]]) -> list[str]:
     if len(keys) == 1 and all(keys[0] in s for s in settings):
         return [str(s[keys[0]]) for s in settings]
     return [" ".join(f"{key}={s[key]}" for key in keys if key in s) or ("default" if keys else "") for s in settings]
+
+
+def names_without(rows: Sequence[Row], key: str | None) -> list[str]:
+    """Names of rows that leave out one setting: equal for rows that differ in nothing else."""
+    if key is None:
+        return [row.name for row in rows]
+    return _named_by([{name: value for name, value in row.settings.items() if name != key} for row in rows])
 
 
 def _leaves(node: Mapping[str, Any], path: str) -> Iterator[tuple[str, object]]:

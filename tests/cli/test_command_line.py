@@ -2,20 +2,13 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
-from tests.conftest import ROOT
+from tests.processes import command
 
 pytestmark = pytest.mark.process
-
-
-def command(*arguments: str, script: str = "train.py") -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, script, *arguments], cwd=ROOT, capture_output=True, text=True, timeout=120)
 
 
 @pytest.mark.parametrize(
@@ -36,7 +29,7 @@ def command(*arguments: str, script: str = "train.py") -> subprocess.CompletedPr
     ],
 )
 def test_an_error_is_one_sentence_and_leaves_nothing_behind(arguments: tuple[str, ...], words: str, tmp_path) -> None:  # type: ignore[no-untyped-def]
-    done = command(*arguments, f"run_dir={tmp_path / 'run'}")
+    done = command("train.py", *arguments, f"run_dir={tmp_path / 'run'}")
     assert done.returncode == 2
     assert words in done.stderr
     assert "Traceback" not in done.stderr
@@ -50,25 +43,19 @@ def test_a_refused_command_leaves_no_folder_of_its_own(tmp_path: Path) -> None:
         ("evaluate.py", []),
         ("train.py", ["neck=fpn", "solver=fast", f"run_dir={mine}"]),
     ):
-        done = subprocess.run([sys.executable, str(ROOT / script), *arguments], cwd=tmp_path, capture_output=True)
+        done = command(script, *arguments, cwd=tmp_path)
         assert done.returncode == 2
     assert not list(tmp_path.glob("runs/*"))
     assert mine.is_dir()  # a folder that the user named may be the user's
 
 
 def test_evaluate_and_predict_say_what_they_need() -> None:
-    assert "exactly one of ckpt" in command(script="evaluate.py").stderr
-    assert "ckpt has no value" in command(script="predict.py").stderr
+    assert "exactly one of ckpt" in command("evaluate.py").stderr
+    assert "ckpt has no value" in command("predict.py").stderr
 
 
 def test_a_refused_command_never_removes_the_current_folder(tmp_path: Path) -> None:
-    done = subprocess.run(
-        [sys.executable, "-m", "ifpn", "export", "ckpt=none.ckpt"],
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-    )
+    done = command("ifpn/__main__.py", "export", "ckpt=none.ckpt", cwd=tmp_path)
     assert done.returncode == 2
     assert "none.ckpt" in done.stderr
     assert tmp_path.is_dir()

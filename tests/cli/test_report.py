@@ -18,14 +18,14 @@ from ifpn.runs.sweep import read_sweep
 SUMMARY = dict.fromkeys(("AP50", "AP75", "APs", "APm"), 0.1) | {"APl": -1}
 
 
-def write(folder: Path, neck: str, seed: int, ap: float, **changes: Any) -> None:
+def write(folder: Path, neck: str, seed: int, ap: float, root: str = "nowhere", **changes: Any) -> None:
     """A finished run as the launcher leaves it."""
     (folder / "hydra").mkdir(parents=True)
-    config = {"neck": {"_target_": neck}, "seed": seed, "run_dir": str(folder), "data": {"root": "nowhere"}}
+    config = {"neck": {"_target_": neck}, "seed": seed, "run_dir": str(folder), "data": {"root": root}}
     content: dict[str, Any] = {"complete": True, "seed": seed, "steps": 10, "summary": {"AP": ap, **SUMMARY}}
     content |= {"config": config, "parameters": 2_000_000, "solver": {"spectral_radius": 0.5}} | changes
     (folder / "result.json").write_text(json.dumps(content))
-    given = [f"neck={neck}", f"seed={seed}", "schedule.max_epochs=3"]
+    given = [f"neck={neck}", f"seed={seed}", f"data.root={root}", "schedule.max_epochs=3"]
     (folder / "hydra" / "overrides.yaml").write_text(yaml.safe_dump(given))
 
 
@@ -72,6 +72,26 @@ def test_differences_are_paired_by_seed(sweep: Path) -> None:
     assert lines[0]["pairs needed for 1 AP"] == "10"
     assert "| fpn | 50.0 ± 1.0 |" in (sweep / "report" / "report.md").read_text()
     assert len(read(sweep / "report" / "runs.csv")) == 7
+
+
+def test_several_data_sets_are_compared_each_by_itself(tmp_path: Path) -> None:
+    for root, gain in (("cells", 0.01), ("persons", 0.03)):
+        for seed in (0, 1):
+            write(tmp_path / f"{root}{seed}fpn", "fpn", seed, 0.5 + 0.1 * seed, root)
+            write(tmp_path / f"{root}{seed}implicit", "implicit", seed, 0.5 + 0.1 * seed + gain, root)
+    found = report(configuration(tmp_path, baseline="fpn", within="data.root", metrics=["AP"]))
+    means = {c.name: c.over_seeds.mean for c in found if c.over_seeds is not None}
+    assert means == {
+        "data.root=cells neck=implicit - fpn": pytest.approx(1.0),
+        "data.root=persons neck=implicit - fpn": pytest.approx(3.0),
+    }
+    for changes, sentence in (
+        ({"within": "data.root"}, "needs a baseline"),
+        ({"within": "csc", "baseline": "fpn"}, r"^within=csc: must be a setting of these runs: .*data.root"),
+        ({"within": "data.root", "baseline": "pafpn"}, r"^baseline=pafpn: must be a row .*: fpn, implicit\."),
+    ):
+        with pytest.raises(ConfigError, match=sentence):
+            report(configuration(tmp_path, **changes))
 
 
 def test_unfinished_and_repeated_runs_are_named(sweep: Path) -> None:

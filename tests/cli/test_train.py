@@ -18,7 +18,7 @@ from PIL import Image
 from ifpn.runs.checkpoint import read_checkpoint
 from ifpn.runs.folder import BATCH, PICTURES
 from tests.conftest import ROOT
-from tests.training.harness import PATIENCE
+from tests.processes import PATIENCE, command
 
 pytestmark = pytest.mark.process
 
@@ -41,12 +41,8 @@ SMALL = (
 STEPS = 2 * 24 // 4
 
 
-def arguments(data: Path, run_dir: Path, *more: str) -> list[str]:
-    return [sys.executable, "train.py", *SMALL, f"data.root={data}", f"run_dir={run_dir}", *more]
-
-
-def run(command: list[str]) -> subprocess.CompletedProcess[str]:
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=280 * PATIENCE)
+def run(script: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    done = command(script, *arguments)
     assert done.returncode == 0, done.stdout + done.stderr
     return done
 
@@ -67,7 +63,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def finished(data: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     """A finished run and what it printed."""
     folder = tmp_path_factory.mktemp("run") / "uninterrupted"
-    done = run(arguments(data, folder, "data.workers=0"))
+    done = run("train.py", *SMALL, f"data.root={data}", f"run_dir={folder}", "data.workers=0")
     stray = [line for line in done.stderr.splitlines() if "starts from random values" not in line]  # asked for
     assert stray == []
     return folder, done.stdout
@@ -105,17 +101,17 @@ def test_a_killed_command_resumes_to_the_same_weights_bit_for_bit(
 ) -> None:
     """The real command and the real detector; test_resume.py kills a small one in many more places."""
     folder = tmp_path / "killed"
-    command = arguments(
-        data, folder, "data.workers=2", "~callbacks.run_report", "~callbacks.pictures", "~callbacks.export"
-    )
-    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    quiet = ("~callbacks.run_report", "~callbacks.pictures", "~callbacks.export")
+    arguments = (*SMALL, f"data.root={data}", f"run_dir={folder}", "data.workers=2", *quiet)
+    started = [sys.executable, "train.py", *arguments]
+    process = subprocess.Popen(started, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     deadline = time.monotonic() + 200 * PATIENCE
     while time.monotonic() < deadline and process.poll() is None and not (folder / "last.ckpt").is_file():
         time.sleep(0.02)
     process.send_signal(signal.SIGKILL)
-    process.communicate()
+    process.wait()
     assert 1 <= read_checkpoint(folder / "last.ckpt")["global_step"] < STEPS, "over before it could be killed"
-    printed = run([*command, "ckpt=last"]).stdout
+    printed = run("train.py", *arguments, "ckpt=last").stdout
     assert "resumed" in printed
     assert read_checkpoint(folder / "last.ckpt")["global_step"] == STEPS
     assert weights_hash(folder / "last.ckpt") == weights_hash(finished[0] / "last.ckpt")
@@ -123,7 +119,7 @@ def test_a_killed_command_resumes_to_the_same_weights_bit_for_bit(
 
 def test_evaluate_repeats_the_numbers_of_the_run(finished: tuple[Path, str], tmp_path: Path) -> None:
     folder, _ = finished
-    run([sys.executable, "evaluate.py", f"ckpt={folder / 'last.ckpt'}", f"run_dir={tmp_path}", "device=cpu"])
+    run("evaluate.py", f"ckpt={folder / 'last.ckpt'}", f"run_dir={tmp_path}", "device=cpu")
     again = json.loads((tmp_path / "scores.json").read_text())["summary"]
     first = json.loads((folder / "result.json").read_text())["summary"]
     # The same weights on the same images; 1e-6 allows for another batch size changing the order of sums.
@@ -152,7 +148,7 @@ def test_predict_draws_every_picture_and_writes_one_json(finished: tuple[Path, s
     for name, size in {"wide.jpg": (200, 90), "tall.png": (70, 160), "tiny.jpg": (20, 20)}.items():
         Image.effect_noise(size, 80).convert("RGB").save(source / name)
     out = tmp_path / "out"
-    run([sys.executable, "predict.py", f"ckpt={finished[0] / 'last.ckpt'}", f"source={source}", f"run_dir={out}"])
+    run("predict.py", f"ckpt={finished[0] / 'last.ckpt'}", f"source={source}", f"run_dir={out}")
     content = json.loads((out / "predictions.json").read_text())
     assert sorted(i["file_name"] for i in content["images"]) == ["tall.png", "tiny.jpg", "wide.jpg"]
     assert len(list(out.glob("*.jpg"))) == 3

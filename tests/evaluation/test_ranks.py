@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 import torch
 from torch import distributed as dist
-from torch.multiprocessing.spawn import spawn
 
 from ifpn.evaluation import SUMMARY_NAMES, CocoEvaluator, CocoMetric
 from tests.evaluation.cases import random_case
+from tests.processes import in_processes
 
 pytestmark = pytest.mark.process
 
@@ -56,7 +56,7 @@ def test_two_processes_equal_one(tmp_path) -> None:
     images = [image["id"] for image in truth["images"]]
     padded = [images[0::2], [*images[1::2], images[0]]]  # a sampler pads 7 images to 8
     lonely = [images, []]
-    spawn(on_rank, (str(tmp_path), [padded, lonely]), nprocs=2)
+    assert in_processes(on_rank, 2, str(tmp_path), [padded, lonely]) == [0, 0]
     alone, _, _ = score(images, truth, found)
     for rank in range(2):
         for summary, metric, count in torch.load(tmp_path / f"{rank}.pt", weights_only=True):

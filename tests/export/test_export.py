@@ -23,6 +23,7 @@ from ifpn.export import export
 from ifpn.export.write import applications, check_exportable
 from ifpn.predictor import Predictor, load
 
+pytestmark = pytest.mark.slow
 SMALL = (
     "backbone=resnet18",
     "backbone.weights=none",

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks import bench_step, step_case
+from benchmarks import bench_step, cost_growth, step_case
 from ifpn.errors import ConfigError
 from tests.conftest import ROOT
 from tests.evaluation.cases import random_case
@@ -45,6 +45,7 @@ def test_pycocotools_alone_says_the_same(
     assert comparison.main() == 1
 
 
+@pytest.mark.slow
 def test_a_pair_of_steps_beside_torchvisions(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(ROOT / "scripts"))
     bench = script("bench_detectors")
@@ -68,6 +69,7 @@ def tiny_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
+@pytest.mark.slow
 def test_a_step_with_every_solver_beside_an_fpns() -> None:
     options = Namespace(device="cpu", precision="fp32", height=64, width=64, batch=1, random=True)
     options.overrides = ["neck.out_channels=32", "backbone=resnet18", "backbone.weights=none"]
@@ -85,6 +87,7 @@ def test_a_step_with_every_solver_beside_an_fpns() -> None:
     assert 0 < bench_step.share(case, 1) < 1
 
 
+@pytest.mark.slow
 def test_a_trained_net_is_timed_on_its_own_images_with_the_solver_asked_for(
     tiny_run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -103,3 +106,18 @@ def test_a_trained_net_is_timed_on_its_own_images_with_the_solver_asked_for(
         with pytest.raises((SystemExit, ConfigError)) as refused:
             bench_step.main()
         assert sentence in str(refused.value) + capsys.readouterr().err
+
+
+def test_how_cost_grows_is_a_table_and_a_picture(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(cost_growth, "memory", lambda *_: 100.0)
+    small = ["neck.out_channels=32", "backbone=resnet18", "backbone.weights=none", "detector.head.num_convs=1"]
+    arguments = ["--sides", "64", "--batches", "1", "2", "--rounds", "1", "--out", str(tmp_path / "growth.png")]
+    monkeypatch.setattr(sys, "argv", ["cost_growth", *small, *arguments])
+    cost_growth.main()
+    lines = [line.split(" | ") for line in capsys.readouterr().out.splitlines()[2:]]
+    assert [line[:2] for line in lines] == [["| 64", "1"], ["| 64", "2"]]
+    # 32 channels, 64 + 16 + 4 + 1 + 1 cells, 4 bytes, 14 states
+    assert lines[0][-1] == f"{14 * 4 * 32 * 86 / 2**20:.1f} |"
+    assert (tmp_path / "growth.png").is_file()

@@ -71,6 +71,7 @@ def checkpoint(path: Path, root: Path, *overrides: str) -> str:
     return str(path)
 
 
+@pytest.mark.slow
 def test_the_whole_measurement(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

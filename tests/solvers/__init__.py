@@ -15,5 +15,5 @@
     test_autocast_reaches_every_evaluation_and_every_weight; ../necks/test_neck_equilibrium (weight norm, masks)
 12. two processes: test_ddp
 13. expansion and 250 steps: test_gradient, test_an_expanding_jacobian_leaves_u_bounded; test_training
-14. speed: test_speed; test_memory, test_every_stored_vector_is_read_twice_per_iteration_and_no_more
+14. speed: benchmarks/bench_solver.py; test_memory, test_every_stored_vector_is_read_twice_per_iteration_and_no_more
 """

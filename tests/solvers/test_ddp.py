@@ -9,12 +9,11 @@ import pytest
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.multiprocessing.spawn import spawn
 from torch.nn.parallel import DistributedDataParallel
 
 from ifpn.solvers import Broyden, Forward, Implicit, fixed_point, spectral_radius
-
-from .problems import ConvBlock
+from tests.processes import in_processes
+from tests.solvers.problems import ConvBlock
 
 pytestmark = pytest.mark.process
 
@@ -49,7 +48,6 @@ def images() -> Tensor:
 
 
 def rank_main(rank: int, folder: str) -> None:
-    torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=WORLD)
     try:
         torch.manual_seed(0)
@@ -71,7 +69,7 @@ def rank_main(rank: int, folder: str) -> None:
 
 @pytest.mark.skipif(not dist.is_available() or not dist.is_gloo_available(), reason="torch without gloo")
 def test_two_processes_give_the_gradient_of_one(tmp_path: Path) -> None:
-    spawn(rank_main, args=(str(tmp_path),), nprocs=WORLD)
+    assert in_processes(rank_main, WORLD, str(tmp_path)) == [0] * WORLD
     results = [torch.load(tmp_path / f"{rank}.pt") for rank in range(WORLD)]
     torch.manual_seed(0)
     net = Net()

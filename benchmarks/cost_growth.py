@@ -1,0 +1,124 @@
+"""How cost grows with the image and the batch: an implicit neck beside an FPN.
+
+    python -m benchmarks.cost_growth                                        # 256 and 512 px, minutes on one core
+    python -m benchmarks.cost_growth backbone=resnet50 recipe=paper --sides 256 512 800 1344 --device cuda
+
+Seconds and peak memory are measured, on random weights with fixed budgets (7 evaluations and 5 products in training; 2
+and 7 evaluations at test). The bytes of the solver's states are counted: float32, C times the cells of P3 to P7, and
+twice the five steps of Anderson's history and four more at the peak. Square images. Writes a table, and a picture to
+--out.
+"""
+
+from __future__ import annotations
+
+import argparse
+import subprocess
+import sys
+from pathlib import Path
+
+import torch
+
+from benchmarks.bench_solver import clock, median
+from benchmarks.bench_step import MIB, Peak, build, peak_here
+from ifpn.plots.style import BLUE, ORANGE, figure
+
+FIXED = "neck=implicit solver=fast solver.easy=null solver.hard=null solver.rtol=0 solver.backward.rtol=0"
+CASES = {"FPN": "neck=fpn", "2 at test": f"{FIXED} solver.test_evals=2", "7 at test": f"{FIXED} solver.test_evals=7"}
+STATES = 2 * 5 + 4
+HEADS = (
+    *("side", "batch", "FPN: step, s", "i-FPN / FPN", "inference, s", "2 / FPN", "7 / FPN", "MiB, step", "i-FPN / FPN"),
+    "solver's states, MiB",
+)
+DIGITS = (3, 2, 3, 2, 2, 0, 2, 1)
+
+
+def state_bytes(side: int, channels: int) -> int:
+    """Bytes of one pyramid P3 to P7 of a square image in float32."""
+    return 4 * channels * sum((-(-side // stride)) ** 2 for stride in (8, 16, 32, 64, 128))
+
+
+def seconds(options: argparse.Namespace) -> dict[str, tuple[float, float]]:
+    """{case: (training step, inference)}, medians of rounds in which the cases take turns."""
+    cases = {name: build(overrides, options) for name, overrides in CASES.items()}
+    times: dict[str, list[tuple[float, float]]] = {name: [] for name in cases}
+    for _ in range(options.rounds + 1):
+        for name, case in cases.items():
+            times[name].append((clock(case.train, case.device), clock(case.infer, case.device)))
+    # The first round warms up.
+    return {n: (median([t for t, _ in pairs[1:]]), median([i for _, i in pairs[1:]])) for n, pairs in times.items()}
+
+
+def memory(name: str, side: int, batch: int) -> float:
+    """Peak MiB of a training step of a case in a fresh process."""
+    command = [sys.executable, *sys.argv, "--memory-of", name, "--sides", str(side), "--batches", str(batch)]
+    answer = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    return float(answer.split()[-1])
+
+
+def at_size(options: argparse.Namespace, side: int, batch: int) -> argparse.Namespace:
+    """The options of one line of the table."""
+    changes = {"height": side, "width": side, "batch": batch, "random": True, "precision": options.precision}
+    sizes = [f"image.min_size=[{side}]", f"image.max_size={side}"]
+    return argparse.Namespace(**{**vars(options), **changes, "overrides": [*options.overrides, *sizes]})
+
+
+def main() -> None:
+    """Read the command line, measure, print and draw."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("overrides", nargs="*", help="as for train.py: backbone=resnet50 recipe=paper")
+    parser.add_argument("--sides", type=int, nargs="+", default=[256, 512])
+    parser.add_argument("--batches", type=int, nargs="+", default=[1, 2, 8])
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
+    parser.add_argument("--precision", choices=["fp32", "bf16"], default="fp32")
+    parser.add_argument("--out", type=Path, default=Path("cost_growth.png"))
+    parser.add_argument("--memory-of", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    if options.memory_of is not None:
+        found: Peak = peak_here(CASES[options.memory_of], at_size(options, options.sides[0], options.batches[0]))
+        print(found.train)
+        return
+    ratios = []
+    print("| " + " | ".join(HEADS) + " |")
+    print("|---" * len(HEADS) + "|")
+    for side in options.sides:
+        for batch in options.batches:
+            here = at_size(options, side, batch)
+            times = seconds(here)
+            fpn, two, seven = (times[name] for name in CASES)
+            held = [memory(name, side, batch) for name in ("FPN", "7 at test")]
+            channels = build(CASES["7 at test"], here).detector.body.neck.out_channels
+            ratios.append((side, batch, seven[0] / fpn[0], two[1] / fpn[1]))
+            numbers = [
+                fpn[0],
+                seven[0] / fpn[0],
+                fpn[1],
+                two[1] / fpn[1],
+                seven[1] / fpn[1],
+                held[0],
+                held[1] / held[0],
+            ]
+            numbers.append(batch * STATES * state_bytes(side, channels) / MIB)
+            cells = [f"{n:.{digits}f}" for n, digits in zip(numbers, DIGITS, strict=True)]
+            print("| " + " | ".join([str(side), str(batch), *cells]) + " |", flush=True)
+    draw(ratios, options.out)
+
+
+def draw(ratios: list[tuple[int, int, float, float]], path: Path) -> None:
+    """Ratios to the FPN against the pixels of a batch."""
+    with figure(8, 4.6, path) as drawing:
+        axes = drawing.subplots()
+        pixels = [side * side * batch / 1e6 for side, batch, _, _ in ratios]
+        axes.plot(pixels, [r[2] for r in ratios], "o", color=BLUE, label="training step, 7 evaluations and 5 products")
+        axes.plot(pixels, [r[3] for r in ratios], "o", color=ORANGE, label="inference, 2 evaluations")
+        axes.set_xscale("log")
+        axes.set_ylim(1, None)
+        axes.set_xlabel("million pixels in a batch")
+        axes.set_ylabel("time of i-FPN / FPN")
+        axes.legend()
+
+
+if __name__ == "__main__":
+    main()
