@@ -12,8 +12,9 @@ from omegaconf import OmegaConf
 from ifpn.cli import command as module
 from ifpn.cli.command import command
 from ifpn.cli.hydra_guard import check_hydra
-from ifpn.config.expansion import check_interpolations, check_yaml
+from ifpn.config.expansion import check_interpolations
 from ifpn.errors import ConfigError
+from ifpn.reading import check_yaml
 
 MARK = "touched"
 

@@ -132,6 +132,7 @@ def test_names_are_short() -> None:
         ("", ""),
     ):
         assert short_name(settings) == name
+    assert short_name("csc=dense,seed=1", "seed=1,csc=dense") == "seed=1,dense"
 
 
 @pytest.mark.usefixtures("offline")

@@ -11,13 +11,14 @@ import pytest
 import torch
 from torch import nn
 
+from benchmarks.lives import Kill
 from ifpn.cli.train import check_ranks
 from ifpn.errors import ConfigError
 from ifpn.runs.checkpoint import read_checkpoint
 from ifpn.runs.folder import completion
 from ifpn.runs.lock import FolderBusyError, folder_lock
 from ifpn.training.start import initialise
-from tests.training.harness import STEPS, Kill, configuration, train_here, train_in_processes
+from tests.training.harness import STEPS, configuration, train_here, train_in_processes
 
 pytestmark = pytest.mark.process
 
