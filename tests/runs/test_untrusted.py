@@ -95,6 +95,7 @@ def test_a_file_without_digest_is_read_as_version_0_1_wrote_it(tmp_path: Path) -
     ],
 )
 @pytest.mark.parametrize("place", ["neck", "csc"])
+@pytest.mark.slow
 def test_a_stored_configuration_builds_parts_of_a_detector_only(
     target: str, place: str, trained: dict[str, Any], tmp_path: Path
 ) -> None:
@@ -129,6 +130,7 @@ def _nested(depth: int) -> Any:
         (lambda c: c.update(more=[0] * 30_000), "30[0-9]{3} values"),
     ],
 )
+@pytest.mark.slow
 def test_a_stored_configuration_cannot_ask_for_more_than_a_detector(
     change: Callable[[dict[str, Any]], None], words: str, trained: dict[str, Any], tmp_path: Path
 ) -> None:
