@@ -1,218 +1,263 @@
-"""Kill trainings at random moments, resume them, compare what is left with an uninterrupted run.
+"""Kill trainings, resume them, and compare what is left with a run that was never stopped.
 
-python -m benchmarks.resume_trial                                   # 20 kills x {0, 2} workers x {1, 2} processes
-python -m benchmarks.resume_trial --kills 5 --workers 0 --ranks 1   # a part of it
-python -m benchmarks.resume_trial --folder runs/trial -- detector=retina neck.out_channels=64
+python -m benchmarks.resume_trial                          # 60 trials
+python -m benchmarks.resume_trial --trials 8 --seed 3      # a part of them, other kills
+python -m benchmarks.resume_trial --folder runs/trial      # keeps what differs, and trial.md
 
-Every life is `python train.py …`, killed with SIGKILL (all its processes at one stroke) between the start of the
-training and its end, then the same command with `ckpt=last`. Compared are the SHA-256 of the final weights, optimiser
-and schedule, and metrics.csv byte by byte. The lives are forked from this process, which has imported everything:
-hundreds of fresh interpreters would spend nine tenths of the time importing torch. Writes a table to FOLDER/trial.md
-and ends with status 1 if anything differs.
+The trials are a covering array of `FACTORS`: every two levels of two factors meet in at least one of them, e.g. every
+solver is killed in a validation, and with two workers. A trial is a training of seconds that dies by SIGKILL (all its
+processes at one stroke) and goes on with `ckpt=last`. Compared are the SHA-256 of weights, buffers, average, optimiser
+and schedule in last.ckpt and best.ckpt, and metrics.csv byte by byte, with a run of the same settings that was never
+stopped, without loader workers, its ranks started by hand. Ends with status 1 if anything differs.
 """
 
 from __future__ import annotations
 
 import argparse
-import hashlib
-import multiprocessing
-import os
+import json
 import random
-import runpy
+import re
 import shutil
-import signal
-import socket
 import sys
 import tempfile
 import time
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from multiprocessing.process import BaseProcess
+from itertools import combinations
 from pathlib import Path
-from typing import Any
 
 import torch
+from pytorch_lightning.callbacks import Callback
 
-from ifpn.runs.checkpoint import latest_readable, read_checkpoint
+from benchmarks.lives import Build, Kill, Spoil, compose_train, tensors_hash, train_here, train_in_processes
+from ifpn.config.build import build_detector
 
-ROOT = Path(__file__).resolve().parents[1]
-FORK = multiprocessing.get_context("fork")
+Levels = Mapping[str, str]
+Moment = tuple[str, int]  # of `Kill`
 SETTINGS = (
-    "data.generate.num_train=8",
+    "data.generate.num_train=12",
     "data.generate.num_val=2",
-    "backbone.weights=none",
-    "backbone.frozen_stages=5",
-    "neck.out_channels=16",
-    "neck.dropout=0.1",
-    "detector.head.num_convs=1",
-    "solver.train_evals=4",
-    "solver.backward.max_vjps=3",
-    "image.min_size=[32,64]",
-    "image.max_size=96",
-    "schedule.max_epochs=2",
     "callbacks.last.every_n_steps=2",
     "trainer.log_every_n_steps=1",
     "trainer.accelerator=cpu",
     "~callbacks.run_report",
+    "~callbacks.pictures",
+    "~callbacks.progress",
     "~callbacks.export",
 )
-PATIENCE = 600.0  # seconds that a life may take; it takes three
+SMALL = (
+    "backbone=stem",
+    "backbone.channels=8",
+    "neck.out_channels=16",
+    "neck.dropout=0.1",
+    "image.min_size=[32,64]",
+    "image.max_size=96",
+)
+PATIENCE = 600.0  # seconds that a life may take, and that a rank waits for another
+TWO = (
+    "trainer=ddp",
+    "trainer.devices=2",
+    "trainer.accelerator=cpu",
+    "data.batch_size=1",
+    f"trainer.strategy.timeout_seconds={PATIENCE}",
+)
+HEAD = "detector.head.num_convs=1"
+STEADY = ("solver.easy=null", "solver.hard=null")
+BY_RADIUS = ("solver.easy.radius=0.1", "solver.hard.radius=0.15")
+# What a trial varies: {factor: {level: overrides}}. A new option is one line here.
+FACTORS: dict[str, dict[str, tuple[str, ...]]] = {
+    "average": {"no": (), "yes": ("callbacks=ema", "callbacks.ema.decay=0.5")},
+    "accumulate": {
+        "1": ("schedule.max_epochs=1", "schedule.val_every=3"),  # six steps
+        "3": ("schedule.max_epochs=2", "trainer.accumulate_grad_batches=3"),  # four
+    },
+    "solver": {
+        "broyden": ("solver=broyden", "solver.train_evals=4", "solver.backward.max_vjps=3"),
+        "anderson": ("solver=anderson", "solver.train_evals=4", "solver.backward.max_vjps=3"),
+        "fast": ("solver=fast",),
+        # a warm-up, then random budgets | a warm-up, then the budget chosen by the measured spectral radius
+        "fast, changing": ("solver=fast", "solver.warmup=0.4", "solver.random_evals=[2,5]", *STEADY),
+        "fast, by radius": ("solver=fast", "solver.warmup=1", "solver.radius_every=2", *BY_RADIUS),
+        "cheap": ("solver=cheap",),
+        "two_step": ("solver=two_step",),
+        "unroll": ("solver=unroll",),
+    },
+    "detector": {
+        "retina": ("detector=retina", HEAD),
+        "fcos": ("detector=fcos", HEAD),
+        "atss": ("detector=atss", HEAD),
+        "autoassign": ("detector=autoassign", HEAD),
+        "faster_rcnn": ("detector=faster_rcnn", "detector.hidden=16", "detector.rpn_post_nms=[50,50]"),
+    },
+    "not finite": {"raise": (), "skip": ("callbacks.nonfinite.policy=skip",)},  # skip: one batch is spoilt
+    "workers": {"0": ("data.workers=0",), "2": ("data.workers=2",)},
+    "ranks": {"1": ("trainer=cpu", "data.batch_size=2"), "2": TWO, "2, by Lightning": TWO},
+    "killed": dict.fromkeys(("in a step", "in a validation", "in a write", "twice", "any moment"), ()),
+}
+PASSED = ("write", "validation", "start", "gradient")  # the order in which a run comes by, at one number of steps
+SPOILT = 4  # of the batches
+
+
+def covering_array(factors: Mapping[str, Sequence[str]], rows: int, draw: random.Random) -> list[dict[str, str]]:
+    """At least `rows` choices of one level per factor, in which every two levels of two factors meet."""
+
+    def pairs(row: Levels) -> set[tuple[tuple[str, str], ...]]:
+        return set(combinations(row.items(), 2))
+
+    left = {((f, a), (g, b)) for f, g in combinations(factors, 2) for a in factors[f] for b in factors[g]}
+    chosen: list[dict[str, str]] = []
+    while left or len(chosen) < rows:
+        wanted = dict(draw.choice(sorted(left))) if left else {}
+        candidates = [{f: wanted.get(f) or draw.choice(list(factors[f])) for f in factors} for _ in range(200)]
+        best = max(candidates, key=lambda row: len(pairs(row) & left))
+        left -= pairs(best)
+        chosen.append(best)
+    return chosen
+
+
+def moments(levels: Levels, draw: random.Random) -> list[Moment | None]:
+    """Where the lives of a trial end; None: wherever they are at a random time."""
+    validated = (3, 6) if levels["accumulate"] == "1" else (2, 4)
+    written = sorted({2, 4, *validated})
+    ends = {
+        "in a write": lambda: ("write", draw.choice(written)),
+        "in a validation": lambda: ("validation", draw.choice(validated)),
+        "in a step": lambda: (draw.choice(("start", "gradient")), draw.randrange(validated[-1])),
+    }
+    if levels["killed"] == "any moment":
+        return [None]
+    if levels["killed"] != "twice":
+        return [ends[levels["killed"]]()]
+    twice: list[Moment] = [ends[kind]() for kind in draw.choices(list(ends), k=2)]
+    return [*sorted(twice, key=lambda end: (end[1], PASSED.index(end[0])))]
 
 
 @dataclass(frozen=True)
-class Setting:
-    """Loader workers and processes of a run."""
+class Trial:
+    """One row of the array.
 
-    workers: int
-    ranks: int
+    Attributes:
+        levels: by factor.
+        ends: of its lives before the last.
+        overrides: for all of them, before those of `levels`.
+        build: of the detector.
+    """
 
-    def overrides(self) -> list[str]:
-        """The setting on the command line; the total batch is 2."""
-        devices = ["trainer=ddp", f"trainer.devices={self.ranks}"] if self.ranks > 1 else []
-        return [f"data.workers={self.workers}", *devices, f"data.batch_size={2 // self.ranks}"]
+    levels: Levels
+    ends: Sequence[Moment | None]
+    overrides: Sequence[str]
+    build: Build = build_detector
 
+    def settings(self, levels: Levels) -> list[str]:
+        """The command line."""
+        chosen = [o for factor, level in levels.items() for o in FACTORS[factor][level]]
+        return [*self.overrides, *chosen]
 
-class Life:
-    """One training, `ranks` processes in a process group of their own. Output goes to `<folder>.log`."""
+    def whole(self, folder: Path) -> tuple[Path, float]:
+        """Run it without a kill, once for all trials that differ in nothing else: (run_dir, seconds)."""
+        plain = {**self.levels, "workers": "0", "killed": "in a step", "ranks": self.levels["ranks"][0]}
+        run = folder / re.sub(r"[^\w-]+", "-", "_".join(["whole", *plain.values()]))
+        began = time.monotonic()
+        if not run.exists():
+            self._live(run, self.settings(plain), [], None)
+        return run, time.monotonic() - began
 
-    def __init__(self, folder: Path, overrides: list[str], ranks: int) -> None:
-        self.folder = folder
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port = probe.getsockname()[1]
-        self.processes: list[BaseProcess] = []
-        for rank in range(ranks):
-            group = self.processes[0].pid if self.processes else 0
-            arguments = [*overrides, f"run_dir={folder}"]
-            process = FORK.Process(target=_live, args=(arguments, f"{folder}.log", group, rank, ranks, port))
-            process.start()
-            self.processes.append(process)
+    def killed(self, run: Path, seconds: float, draw: random.Random) -> int:
+        """Run it with its kills and to its end; how many lives were in fact killed."""
+        overrides = self.settings(self.levels)
+        kills = 0
+        for end in self.ends:
+            after = draw.uniform(0, seconds) if end is None else PATIENCE
+            kills += self._live(run, overrides + ["ckpt=last"] * (kills > 0), [] if end is None else [end], after)
+        started = (run / "config.yaml").exists()  # or killed before there was anything
+        self._live(run, overrides + ["ckpt=last"] * started, [], None)
+        return kills
 
-    def over(self) -> bool:
-        """Whether a process of the run has ended."""
-        return any(p.exitcode is not None for p in self.processes)
-
-    def wait_for_training(self) -> float:
-        """Until the run folder is prepared and training begins (or the run has failed); the time of the clock then."""
-        deadline = time.monotonic() + PATIENCE
-        mark = self.folder / "config.yaml"
-        before = mark.stat().st_mtime_ns if mark.exists() else 0
-        while not self.over() and time.monotonic() < deadline:
-            if mark.exists() and mark.stat().st_mtime_ns != before:
-                break
-            time.sleep(0.01)
-        return time.monotonic()
-
-    def kill(self) -> None:
-        """SIGKILL to the whole process group."""
-        os.killpg(int(self.processes[0].pid or 0), signal.SIGKILL)
-        for process in self.processes:
-            process.join()
-
-    def finish(self) -> None:
-        """Wait for the end of a run that nobody kills."""
-        for process in self.processes:
-            process.join(PATIENCE)
-        if any(p.exitcode != 0 for p in self.processes):
-            raise SystemExit(f"a run that nobody killed failed: see {self.folder}.log")
-
-
-def _live(arguments: list[str], log: str, group: int, rank: int, ranks: int, port: int) -> None:
-    os.setpgid(0, group)
-    output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-    os.dup2(output, 1)
-    os.dup2(output, 2)
-    if ranks > 1:
-        # What Lightning sets for the processes it starts.
-        os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "NODE_RANK": "0"}
-        os.environ |= {"LOCAL_RANK": str(rank), "WORLD_SIZE": str(ranks)}
-    os.chdir(ROOT)
-    sys.argv = ["train.py", *arguments]
-    runpy.run_path("train.py", run_name="__main__")
-
-
-def left_by(folder: Path) -> tuple[str, str]:
-    """(SHA-256 of weights, optimiser and schedule, metrics.csv)."""
-    checkpoint = read_checkpoint(folder / "last.ckpt")
-    digest = hashlib.sha256()
-    for part in ("state_dict", "optimizer_states", "lr_schedulers"):
-        digest.update(repr(_plain(checkpoint[part])).encode())
-    return digest.hexdigest(), (folder / "metrics.csv").read_text()
-
-
-def _plain(value: Any) -> Any:
-    """Tensors as hashes of their bytes, so that the whole can be written as text."""
-    if isinstance(value, torch.Tensor):
-        return hashlib.sha256(value.contiguous().numpy().tobytes()).hexdigest()
-    if isinstance(value, dict):
-        return [(str(k), _plain(value[k])) for k in sorted(value, key=str)]
-    if isinstance(value, list | tuple):
-        return [_plain(v) for v in value]
-    return value
-
-
-def kill_once(folder: Path, overrides: list[str], ranks: int, seconds: float, draw: random.Random) -> int:
-    """Start a run and kill it at a random moment of its training; the step of its newest checkpoint (0: none)."""
-    while True:
-        shutil.rmtree(folder, ignore_errors=True)
-        life = Life(folder, overrides, ranks)
-        life.wait_for_training()
-        time.sleep(draw.uniform(0, seconds))
-        if not life.over():
-            break
-        life.finish()  # too late: another moment is drawn
-    life.kill()
-    checkpoints = list(folder.glob("*.ckpt"))
-    return int(read_checkpoint(latest_readable(folder))["global_step"]) if checkpoints else 0
-
-
-def trial(setting: Setting, kills: int, folder: Path, more: list[str], draw: random.Random) -> tuple[str, bool]:
-    """A row of the table, and whether everything was equal."""
-    overrides = [*SETTINGS, f"data.root={folder}/data", *setting.overrides(), *more]
-    name = f"workers{setting.workers}_ranks{setting.ranks}"
-    whole = Life(folder / f"{name}_whole", overrides, setting.ranks)
-    began = whole.wait_for_training()
-    whole.finish()
-    seconds = time.monotonic() - began
-    expected = left_by(whole.folder)
-    same_weights = same_metrics = 0
-    steps = []
-    for number in range(kills):
-        run = folder / f"{name}_kill{number}"
-        steps.append(kill_once(run, overrides, setting.ranks, seconds, draw))
-        Life(run, [*overrides, "ckpt=last"], setting.ranks).finish()
-        found = left_by(run)
-        same_weights += found[0] == expected[0]
-        same_metrics += found[1] == expected[1]
-        verdict = "equal" if found == expected else "DIFFERENT"
-        print(f"{name}: kill {number + 1}/{kills}, newest checkpoint at step {steps[-1]}: {verdict}", flush=True)
-        if found == expected:
+    def verdict(self, folder: Path, run: Path, draw: random.Random) -> str:
+        """Kill, resume and compare: "equal", or what is not. Equal runs are removed."""
+        try:
+            whole, seconds = self.whole(folder)
+            kills = self.killed(run, seconds, draw)
+            wrong = differences(whole, run)
+        except (RuntimeError, AssertionError, OSError) as error:
+            return str(error)
+        if kills < len(self.ends) and None not in self.ends:
+            wrong.append("was not killed")
+        if not wrong:
             shutil.rmtree(run)
-    cells = (setting.workers, setting.ranks, kills, f"{min(steps)} to {max(steps)}", same_weights, same_metrics)
-    row = f"| {' | '.join(map(str, cells))} |"
-    return row, same_weights == same_metrics == kills
+        return ", ".join(wrong) or "equal"
+
+    def _live(self, run: Path, overrides: Sequence[str], ends: Sequence[Moment], cut_after: float | None) -> bool:
+        """Whether a life was killed."""
+        overrides = [*overrides, f"run_dir={run}"]
+        spoilt = self.levels["not finite"] == "skip"
+        command = None
+        if self.levels["ranks"].endswith("Lightning") and not run.name.startswith("whole"):
+            command = ["resume_trial", "--life", json.dumps([overrides, ends, spoilt])]
+        codes = train_in_processes(
+            compose_train(overrides),
+            *callbacks(ends, spoilt),
+            build=self.build,
+            ranks=int(self.levels["ranks"][0]),
+            timeout=PATIENCE,
+            command=command,
+            cut_after=cut_after,
+        )
+        killed = cut_after is not None and -9 in codes
+        if not killed and any(codes):
+            raise RuntimeError(f"a life that nobody killed failed: {codes}, see {run}.rank0.log")
+        return killed
+
+
+def callbacks(ends: Sequence[Moment], spoilt: bool) -> list[Callback]:
+    """What a life is given beside its configuration."""
+    return [*(Kill(*end) for end in ends), *([Spoil(SPOILT)] if spoilt else [])]
+
+
+def differences(whole: Path, resumed: Path) -> list[str]:
+    """The files that differ."""
+    found = [n for n in ("last.ckpt", "best.ckpt") if tensors_hash(whole / n) != tensors_hash(resumed / n)]
+    same = (whole / "metrics.csv").read_bytes() == (resumed / "metrics.csv").read_bytes()
+    return found if same else [*found, "metrics.csv"]
+
+
+def trials(count: int, seed: int, overrides: Sequence[str]) -> list[Trial]:
+    """The array, with the kills drawn for each row."""
+    draw = random.Random(seed)
+    array = covering_array({f: list(levels) for f, levels in FACTORS.items()}, count, draw)
+    return [Trial(levels, moments(levels, draw), overrides) for levels in array]
 
 
 def main() -> None:
     """Read the command line, kill and resume, and print the table."""
+    if sys.argv[1:2] == ["--life"]:  # a rank that Lightning has started
+        torch.set_num_threads(1)
+        overrides, ends, spoilt = json.loads(sys.argv[2])
+        train_here(compose_train(overrides), *callbacks(ends, spoilt))
+        return
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--kills", type=int, default=20, help="per setting")
-    parser.add_argument("--workers", type=int, nargs="+", default=[0, 2])
-    parser.add_argument("--ranks", type=int, nargs="+", default=[1, 2])
-    parser.add_argument("--seed", type=int, default=0, help="of the moments of the kills")
+    parser.add_argument("--trials", type=int, default=60, help="fewer than a covering array needs are its first rows")
+    parser.add_argument("--first", type=int, default=1, help="number of the trial to begin with")
+    parser.add_argument("--seed", type=int, default=0, help="of the array and of the kills")
     parser.add_argument("--folder", type=Path, help="where the runs go; a temporary folder if not given")
-    parser.add_argument("overrides", nargs="*", help="more settings for train.py, after --")
     arguments = parser.parse_args()
     folder = arguments.folder.absolute() if arguments.folder else Path(tempfile.mkdtemp(prefix="resume_trial_"))
     folder.mkdir(parents=True, exist_ok=True)
     torch.set_num_threads(1)  # a thread pool does not survive a fork
-    settings = [Setting(w, r) for w in arguments.workers for r in arguments.ranks]
-    draw = random.Random(arguments.seed)
-    rows = [trial(s, arguments.kills, folder, arguments.overrides, draw) for s in settings]
-    head = "| loader workers | processes | kills | newest checkpoint at step | equal weights | equal metrics.csv |"
-    table = "\n".join([head, "|---" * 6 + "|", *(row for row, _ in rows)])
-    (folder / "trial.md").write_text(table + "\n")
-    print(f"\n{table}\n\nIn {folder}: trial.md")
-    raise SystemExit(0 if all(equal for _, equal in rows) else 1)
+    overrides = [*SETTINGS, *SMALL, f"data.root={folder}/data"]
+    columns = [*FACTORS, "kills", "result"]
+    table = ["| trial | " + " | ".join(columns) + " |", "|---" * (len(columns) + 1) + "|"]
+    bad = 0
+    chosen = trials(arguments.trials, arguments.seed, overrides)[: arguments.trials]
+    for number, trial in list(enumerate(chosen, 1))[arguments.first - 1 :]:
+        found = trial.verdict(folder, folder / f"trial_{number}", random.Random(arguments.seed + number))
+        bad += found != "equal"
+        where = ", ".join("any" if end is None else f"{end[0]} {end[1]}" for end in trial.ends)
+        table.append(f"| {number} | {' | '.join([*trial.levels.values(), where, found])} |")
+        print(table[-1], flush=True)
+        (folder / "trial.md").write_text("\n".join(table) + "\n")
+    print(f"{bad} of {len(table) - 2} differ. In {folder}: trial.md")
+    raise SystemExit(1 if bad else 0)
 
 
 if __name__ == "__main__":

@@ -249,9 +249,9 @@ EVALS, SCENES, SECONDS, RATE, WIDTH, HEIGHT = 2, 3, 1, 12, 320, 256""",
     """import os
 from pathlib import Path
 
-os.chdir(next(p for p in [Path.cwd(), *Path.cwd().parents] if (p / "train.py").is_file()))
-
-import ifpn
+os.chdir(next(p for p in [Path.cwd(), *Path.cwd().parents] if (p / "train.py").is_file()))""",
+    "code",
+    """import ifpn
 
 detector = ifpn.load(CKPT, device="cpu")
 file = Path(OUT) / "detector.onnx"
@@ -262,24 +262,32 @@ print(f"{file.stat().st_size / 2**20:.1f} MiB, {metadata['evals']} applications 
 
 Pixels in, boxes out: resizing, network, decoding and suppression are in the file.""",
     "code",
-    """import json
+    """import io
+import json
 
 import numpy as np
 import onnxruntime
-from PIL import Image, ImageDraw
+import torch
+from IPython.display import Image
+from PIL import Image as Photo
+
+from ifpn.plots import draw_detections
 
 session = onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
 names = json.loads(session.get_modelmeta().custom_metadata_map["class_names"])
 photos = sorted(p for p in Path(PHOTOS).rglob("*") if p.suffix in (".png", ".jpg"))
-photo = Image.open(photos[0]).convert("RGB")
-pixels = np.asarray(photo).transpose(2, 0, 1)[None]
-boxes, scores, labels, count = (part[0] for part in session.run(None, {"images": pixels}))
-draw = ImageDraw.Draw(photo)
-for box, score, label in zip(boxes[:count], scores, labels, strict=False):
-    if score >= detector.score_threshold:
-        draw.rectangle(box.tolist(), outline="red", width=2)
-        draw.text((box[0] + 4, box[1] + 2), f"{names[label]} {score:.2f}", fill="red")
-photo""",
+pixels = np.asarray(Photo.open(photos[0]).convert("RGB")).transpose(2, 0, 1).copy()
+boxes, scores, labels, count = (part[0] for part in session.run(None, {"images": pixels[None]}))
+found = {"boxes": boxes[:count], "scores": scores[:count], "labels": labels[:count]}
+
+
+def shown(picture):  # as a JPEG: a notebook with PNGs is large
+    picture.save(data := io.BytesIO(), "JPEG", quality=85)
+    return Image(data.getvalue())
+
+
+tensors = {name: torch.from_numpy(part) for name, part in found.items()}
+shown(draw_detections(torch.from_numpy(pixels), tensors, names, score_threshold=detector.score_threshold))""",
     "md",
     """## The same boxes as PyTorch's
 
@@ -323,13 +331,13 @@ cold = [detector(frame) for frame in frames()]""",
 figure, axes = plt.subplots(figsize=(7, 2.8), layout="constrained")
 for label, found in (("from zero", cold), ("from the frame before", warm)):
     axes.plot([one.solver.evals for one in found], "o-", markersize=3, label=label)
-axes.set(xlabel="frame; the scene changes every SECONDS", ylabel="evaluations of G", ylim=(0, None))
+axes.set(xlabel="frame; another scene after every RATE x SECONDS", ylabel="evaluations of G", ylim=(0, None))
 axes.grid(alpha=0.3)
 axes.legend(loc="lower right");""",
     "md",
     """A film with boxes and a line of detections per frame: `ifpn predict ckpt=… source=clip.mp4 stream=true`.""",
     "code",
-    """warm[-1].draw()""",
+    """shown(warm[-1].draw())""",
 ]
 
 NOTEBOOKS = {

@@ -94,3 +94,13 @@ def test_private_interfaces_are_listed_for_those_who_upgrade() -> None:
     assert {"_FitLoop", "_signal_connector", "_internal"} <= set(used)
     listed = (ROOT / "CONTRIBUTING.md").read_text()
     assert {name: file for name, file in used.items() if name not in listed} == {}
+
+
+def test_every_door_of_the_threat_model_names_a_test_that_exists() -> None:
+    text = (ROOT / "SECURITY.md").read_text()
+    doors = [line for line in text.splitlines() if line.startswith("| ") and "door" not in line]
+    guards = [re.findall(r"`(tests/[\w/]+\.py)::(\w+)`", door) for door in doors]
+    assert len(doors) > 12
+    assert [door for door, named in zip(doors, guards, strict=True) if not named] == []
+    for file, name in (guard for named in guards for guard in named):
+        assert f"\ndef {name}(" in (ROOT / file).read_text(), name

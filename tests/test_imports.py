@@ -10,10 +10,11 @@ import pytest
 
 from tests.conftest import ROOT
 
-GROUND = {"errors", "bounds"}
+GROUND = {"errors", "bounds", "reading"}
 MAY = {  # a room, and the rooms it may import
     "errors": "",
     "bounds": "",
+    "reading": "",
     "solvers": "",
     "layers": "",
     "backbones": "layers",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from hydra.core.hydra_config import HydraConfig
@@ -11,10 +11,10 @@ from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from ifpn.cli.jobs import Job
+from ifpn.cli.jobs import Job, swept_keys
 from ifpn.cli.sweep import run_sweep
 from ifpn.errors import ConfigError
-from ifpn.runs.identity import folder_name
+from ifpn.runs.identity import job_folder, swept_first
 
 
 class JobLauncher(Launcher):
@@ -35,7 +35,8 @@ class JobLauncher(Launcher):
         """Run the jobs of a sweep; raises `SweepError` if some failed."""
         setup_globals()
         folder = Path(str(self.config.hydra.sweep.dir)).absolute()
-        jobs = [self._job(initial_job_idx + i, list(o), folder) for i, o in enumerate(job_overrides)]
+        swept = swept_keys(job_overrides)
+        jobs = [self._job(initial_job_idx + i, list(o), folder, swept) for i, o in enumerate(job_overrides)]
         names = [job.folder.name for job in jobs]
         twice = sorted({name for name in names if names.count(name) > 1})
         if twice:
@@ -51,17 +52,17 @@ class JobLauncher(Launcher):
     def _compose(self, overrides: Sequence[str]) -> DictConfig:
         return self.hydra_context.config_loader.load_sweep_config(self.config, list(overrides))
 
-    def _job(self, number: int, overrides: list[str], sweep: Path) -> Job:
+    def _job(self, number: int, overrides: list[str], sweep: Path, swept: Collection[str]) -> Job:
         cfg = self._compose(overrides)
         before = HydraConfig.instance().cfg
         # Interpolations may ask for Hydra's own settings of this job.
         HydraConfig.instance().set_config(cfg)
         try:
-            folder = sweep / folder_name(str(cfg.hydra.sweep.subdir))
+            folder = job_folder(sweep, str(cfg.hydra.sweep.subdir), swept)
             with open_dict(cfg):
                 del cfg["hydra"]
             container = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=False)
         finally:
             HydraConfig.instance().cfg = before
         assert isinstance(container, dict)
-        return Job(number, tuple(overrides), folder, {str(k): v for k, v in container.items()})
+        return Job(number, tuple(swept_first(overrides, swept)), folder, {str(k): v for k, v in container.items()})

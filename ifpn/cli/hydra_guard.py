@@ -21,8 +21,8 @@ from hydra.core.plugins import Plugins
 from hydra.plugins.config_source import ConfigResult, ConfigSource
 from omegaconf import DictConfig, OmegaConf
 
-from ifpn.config.expansion import LONGEST_NUMBER, check_yaml
 from ifpn.errors import ConfigError
+from ifpn.reading import LONGEST_NUMBER, read_yaml
 from ifpn.runs.files import refuse_links
 
 PLUGINS = ("hydra_plugins.", "hydra._internal.core_plugins.")
@@ -79,7 +79,7 @@ _unchecked: list[Any] = []
 def _checking(source: ConfigSource, config_path: str) -> ConfigResult:
     path = Path(source.path) / source._normalize_file_name(config_path)
     if path.is_file():
-        check_yaml(path.read_text(encoding="utf-8", errors="replace"), path)
+        read_yaml(path)
     result: ConfigResult = _unchecked[0](source, config_path)
     return result
 

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from ifpn.errors import ConfigError
+from ifpn.reading import read_json, read_yaml
 from ifpn.runs.files import write_text
 from ifpn.runs.folder import CONFIG, FAILED, RESULT, completion
 from ifpn.runs.identity import config_hash
+from ifpn.runs.lock import folder_lock
 
 
 @dataclass(frozen=True)
@@ -39,6 +38,15 @@ class Job:
         """A run was started here and did not finish."""
         return (self.folder / CONFIG).is_file() or any(self.folder.glob("*.ckpt"))
 
+    def check_free(self) -> None:
+        """Check that nobody writes to the folder, such as a job that has outlived its sweep.
+
+        Raises:
+            FolderBusyError: somebody does.
+        """
+        with folder_lock(self.folder, "run_dir"):
+            pass
+
     def mark_failed(self, reason: str) -> None:
         """Leave the reason of a failure in the folder."""
         write_text(self.folder / FAILED, reason.rstrip() + "\n")
@@ -53,21 +61,24 @@ class Job:
 
     def _result(self) -> dict[str, Any]:
         try:
-            result = json.loads((self.folder / RESULT).read_text())
-        except (OSError, ValueError):
+            result = read_json(self.folder / RESULT)
+        except ConfigError:
             return {}
         return result if isinstance(result, dict) else {}
 
     def _check_same(self) -> None:
-        path = self.folder / CONFIG
-        if not path.is_file():
-            return
         try:
-            before = yaml.safe_load(path.read_text())
-        except (yaml.YAMLError, ValueError, RecursionError):
-            return  # cut off by a kill or a full disk: the job writes it again
+            before = read_yaml(self.folder / CONFIG)
+        except ConfigError:
+            return  # not there, or cut off by a kill or a full disk: the job writes it again
         if isinstance(before, dict) and config_hash(before) != config_hash(self.config):
             raise ConfigError(
                 f"{self.folder} holds a run of another configuration with the same overrides (the files in conf/ "
                 "have changed since): give another hydra.sweep.dir, or remove the folder."
             )
+
+
+def swept_keys(jobs: Sequence[Sequence[str]]) -> set[str]:
+    """The settings in which the overrides of the jobs differ."""
+    given = [dict(override.partition("=")[::2] for override in overrides) for overrides in jobs]
+    return {key for key in set().union(*given) if len({str(overrides.get(key)) for overrides in given}) > 1}

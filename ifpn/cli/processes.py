@@ -55,14 +55,14 @@ class Processes:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._running: list[subprocess.Popen[bytes]] = []
-        self._stopped = False
+        self.stopped = False
 
     def run(self, command: Sequence[str], log: Path, *, shown: bool) -> int:
         """Run `command` to its end. log: where its output goes; shown: to ours as well. Returns the exit status."""
         with log.open("ab") as output, log.open("rb") as follow:
             follow.seek(0, os.SEEK_END)
             with self._lock:
-                if self._stopped:
+                if self.stopped:
                     return 1
                 process = subprocess.Popen(
                     command, env=clean_environment(os.environ), stdout=output, stderr=subprocess.STDOUT
@@ -83,7 +83,7 @@ class Processes:
     def stop(self) -> None:
         """SIGTERM to all: each writes a checkpoint and leaves."""
         with self._lock:
-            self._stopped = True
+            self.stopped = True
             for process in self._running:
                 process.terminate()
 

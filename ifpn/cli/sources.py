@@ -11,6 +11,7 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 from ifpn.data import BadImage, DataError, ImageFolder
+from ifpn.reading import read_bytes
 
 MAX_DOWNLOAD = 64 * 2**20  # bytes of one image
 _TIMEOUT = 20.0  # seconds
@@ -69,7 +70,7 @@ def find_sources(source: str, leave_out: Path, downloads: Path) -> Sources:
 
 def _listed(path: Path) -> Sources:
     try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
+        lines = read_bytes(path).decode("utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"source={path}: must be a text file with one path per line ({error}).") from error
     found = [path.parent / Path(line.strip()).expanduser() for line in lines if line.strip() and line[0] != "#"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import sys
 import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -16,7 +17,8 @@ from ifpn.cli.jobs import Job
 from ifpn.cli.processes import Processes, job_command, last_line
 from ifpn.errors import UserError
 from ifpn.runs.files import write_json
-from ifpn.runs.folder import FAILED, JOB_LOG, SWEEP
+from ifpn.runs.folder import JOB_LOG, SWEEP
+from ifpn.runs.lock import folder_lock
 
 
 class SweepError(UserError):
@@ -25,7 +27,7 @@ class SweepError(UserError):
 
 @dataclass(frozen=True)
 class Outcome:
-    """status: finished | skipped (was finished before) | failed."""
+    """status: finished | skipped (was finished before) | failed | interrupted."""
 
     job: Job
     status: str
@@ -38,7 +40,10 @@ def run_sweep(jobs: Sequence[Job], folder: Path, *, at_a_time: int, hydra_overri
     Each is a process of its own: its peak memory is its own, and one that the system kills takes no other with it.
     Its output goes to `job.log` in its folder; one at a time, to ours as well.
 
+    SIGTERM and Ctrl-C reach every job: each writes a checkpoint; then this process leaves with one sentence.
+
     Raises:
+        FolderBusyError: another sweep runs in the folder.
         SweepError: at the end, if some failed.
     """
     processes = Processes()
@@ -48,17 +53,20 @@ def run_sweep(jobs: Sequence[Job], folder: Path, *, at_a_time: int, hydra_overri
         print(f"[{job.number + 1}/{len(jobs)}] {outcome.status}: {job.folder.name}", flush=True)
         return outcome
 
-    with _stopping(processes), ThreadPoolExecutor(at_a_time) as pool:
+    with folder_lock(folder, "hydra.sweep.dir"), _stopping(processes), ThreadPoolExecutor(at_a_time) as pool:
         try:
             outcomes = list(pool.map(run, jobs))
-        except BaseException:
+        except BaseException as error:
             processes.stop()  # also after Ctrl-C, which need not have reached them
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
+            pool.shutdown(cancel_futures=True)
+            if not isinstance(error, KeyboardInterrupt | SystemExit):
+                raise
+            print(f"stopped by a signal; the same command again goes on in {folder}", file=sys.stderr)
+            raise SystemExit(getattr(error, "code", 128 + signal.SIGINT)) from None
     _write(outcomes, folder)
     failed = [o for o in outcomes if o.status == "failed"]
     if failed:
-        names = "; ".join(f"{o.job.folder / FAILED}: {_first_line(o.reason)}" for o in failed)
+        names = "; ".join(f"{o.job.folder}: {_first_line(o.reason)}" for o in failed)
         raise SweepError(
             f"{len(failed)} of {len(jobs)} jobs failed ({names}). "
             "The same command again runs only what is not finished."
@@ -71,8 +79,9 @@ def _run_job(job: Job, total: int, shown: bool, processes: Processes, hydra_over
         if job.finished():
             return Outcome(job, "skipped")
         resume = job.interrupted()
+        job.check_free()
     except UserError as error:
-        # Not marked in the folder, which holds somebody else's run.
+        # Not marked in the folder, which holds, or is held by, somebody else's run.
         return Outcome(job, "failed", str(error))
     job.folder.mkdir(parents=True, exist_ok=True)
     job.unmark()
@@ -80,6 +89,8 @@ def _run_job(job: Job, total: int, shown: bool, processes: Processes, hydra_over
     print(f"[{job.number + 1}/{total}] {verb}: {' '.join(job.overrides)} -> {job.folder}", flush=True)
     log = job.folder / JOB_LOG
     status = processes.run(job_command(job, hydra_overrides, resume=resume), log, shown=shown)
+    if processes.stopped and not job.finished():
+        return Outcome(job, "interrupted")
     reason = f"exit status {status}, see {log}: {last_line(log)}" if status else ""
     if not reason and not job.finished():
         reason = "ended without a complete result.json"
@@ -115,7 +126,7 @@ def _write(outcomes: Sequence[Outcome], folder: Path) -> None:
             "overrides": list(o.job.overrides),
             "status": o.status,
             "reason": o.reason or None,
-            "summary": o.job.summary() if o.status != "failed" else None,
+            "summary": o.job.summary() if o.status in ("finished", "skipped") else None,
         }
         for o in outcomes
     ]

@@ -1,4 +1,4 @@
-"""How large a configuration becomes once its aliases and interpolations are written out, found without doing so."""
+"""How large a configuration becomes once its interpolations are written out, found without doing so."""
 
 from __future__ import annotations
 
@@ -6,59 +6,11 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import yaml
-
 from ifpn.errors import ConfigError
+from ifpn.reading import DEEPEST
 
-MOST_VALUES, MOST_LETTERS = 50_000, 10_000_000
-DEEPEST = 50
-LONGEST_NUMBER = 1000  # digits
+MOST_LETTERS = 10_000_000
 _INTERPOLATION = re.compile(r"\$\{([^{}:]+)\}")
-
-
-def check_yaml(text: str, where: object) -> None:
-    """Check a YAML file from outside before it is read.
-
-    Args:
-        text: its content.
-        where: its name, for messages.
-
-    Raises:
-        ConfigError: it is no YAML, or becomes too large or too deep.
-    """
-    try:
-        _count_nodes(text)
-    except (yaml.YAMLError, ValueError) as error:
-        raise ConfigError(f"{where} cannot be read as a configuration: {' '.join(str(error).split())}.") from error
-
-
-def _count_nodes(text: str) -> None:
-    sizes: dict[str, int] = {}  # by anchor; of those that are complete
-    open_nodes: list[tuple[str | None, int]] = [(None, 0)]
-    for event in yaml.parse(text, Loader=yaml.SafeLoader):
-        if isinstance(event, yaml.CollectionStartEvent):
-            open_nodes.append((event.anchor, 1))
-            if len(open_nodes) > DEEPEST:
-                raise ValueError(f"it is nested more than {DEEPEST} deep")
-            continue
-        if isinstance(event, yaml.ScalarEvent):
-            if len(event.value) > LONGEST_NUMBER and event.value.strip("+-_").isdigit():
-                raise ValueError(f"it holds a number of {len(event.value)} digits")
-            anchor, size = event.anchor, 1
-        elif isinstance(event, yaml.AliasEvent):
-            if event.anchor not in sizes:
-                raise ValueError(f"alias *{event.anchor} stands for what it is part of, or for nothing")
-            anchor, size = None, sizes[event.anchor]
-        elif isinstance(event, yaml.CollectionEndEvent):
-            anchor, size = open_nodes.pop()
-        else:
-            continue
-        if anchor is not None:
-            sizes[anchor] = size
-        above, total = open_nodes[-1]
-        open_nodes[-1] = (above, total + size)
-        if total + size > MOST_VALUES:
-            raise ValueError(f"it has more than {MOST_VALUES} values, its aliases written out")
 
 
 def check_interpolations(config: Any) -> None:

@@ -16,7 +16,8 @@ from typing import Annotated, Any
 from PIL import Image
 
 from ifpn.bounds import Ge, Lt
-from ifpn.errors import UserError
+from ifpn.errors import ConfigError, UserError
+from ifpn.reading import read_json
 
 log = logging.getLogger(__name__)
 
@@ -33,8 +34,8 @@ def ensure_drawn(root: str | Path, name: str, stamp: Stamp, write: Callable[[Pat
     """Make sure that `root` holds the data set with this stamp, drawing it with `write` if need be.
 
     The folder is written beside its place and renamed at the end, so that an interrupted run leaves nothing
-    that looks complete; of several processes asking at once, one draws and the others wait. A folder with another
-    stamp is replaced; a folder that is not ours is never touched.
+    that looks complete; of several processes asking at once, one draws and the others wait. A folder that holds
+    anything is never replaced: another run may be reading it.
 
     Args:
         root: the folder.
@@ -43,16 +44,15 @@ def ensure_drawn(root: str | Path, name: str, stamp: Stamp, write: Callable[[Pat
         write: fills an empty folder.
 
     Raises:
-        UserError: `root` holds something else.
+        UserError: `root` holds something else, or pictures with another stamp.
     """
     root = Path(root).expanduser().absolute()
-    if _stamp_of(root, name) == stamp:
+    if _is_drawn(root, name, stamp):  # before anything is written
         return root
-    _check_ours(root, name)  # before anything is written
     root.parent.mkdir(parents=True, exist_ok=True)
     with _lock(root.parent / f".{root.name}.lock"):
-        if _stamp_of(root, name) != stamp:  # another process may have drawn it while this one waited
-            _replace(root, name, stamp, write)
+        if not _is_drawn(root, name, stamp):  # another process may have drawn it while this one waited
+            _draw(root, name, stamp, write)
     return root
 
 
@@ -95,13 +95,27 @@ def write_split(
     (folder / "annotations" / f"instances_{split}.json").write_text(json.dumps(content), encoding="utf-8")
 
 
-def _stamp_of(root: Path, name: str) -> dict[str, int] | None:
-    """The stamp of a complete folder, or None if there is none."""
+def _is_drawn(root: Path, name: str, stamp: Stamp) -> bool:
+    """Whether the folder holds just that; False: it is to be drawn. Anything else that is there is refused."""
+    if not root.exists() or (root.is_dir() and not any(root.iterdir())):
+        return False
     try:
-        stamp = json.loads((root / f"{name}.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-    return stamp if isinstance(stamp, dict) else None
+        found = read_json(root / f"{name}.json")
+    except ConfigError:
+        raise UserError(
+            f"data.root={root}: must be a new folder, or built-in data ({name}.json). Train on your own folder with "
+            f"data=coco data.root={root}. Nothing in it was changed."
+        ) from None
+    if found != stamp:
+        raise UserError(
+            f"data.root={root} holds built-in data that were drawn with {_shown(found)}, and {_shown(stamp)} was asked "
+            "for. Leave data.root out (each setting has a folder of its own), give another one, or remove that folder."
+        )
+    return True
+
+
+def _shown(stamp: Any) -> str:
+    return ", ".join(f"{k}={v}" for k, v in stamp.items())[:200] if isinstance(stamp, Mapping) else "something else"
 
 
 @contextmanager
@@ -112,29 +126,16 @@ def _lock(path: Path) -> Iterator[None]:
         yield
 
 
-def _check_ours(root: Path, name: str) -> None:
-    if root.exists() and _stamp_of(root, name) is None and (not root.is_dir() or any(root.iterdir())):
-        raise UserError(
-            f"data.root={root}: must be a new folder, or built-in data ({name}.json) that may be drawn anew. Train on "
-            f"your own folder with data=coco data.root={root}. Nothing in it was changed."
-        )
-
-
-def _replace(root: Path, name: str, stamp: Stamp, write: Callable[[Path], None]) -> None:
-    _check_ours(root, name)
+def _draw(root: Path, name: str, stamp: Stamp, write: Callable[[Path], None]) -> None:
     begun = time.perf_counter()
+    for left in root.parent.glob(f".{root.name}.new.*"):  # of a process that was killed: we hold the lock
+        shutil.rmtree(left, ignore_errors=True)
     fresh = Path(tempfile.mkdtemp(prefix=f".{root.name}.new.", dir=root.parent))
     try:
         write(fresh)
         (fresh / f"{name}.json").write_text(json.dumps(stamp), encoding="utf-8")
         fresh.chmod(0o755)  # mkdtemp's folders are private
-        if root.exists():
-            old = Path(tempfile.mkdtemp(prefix=f".{root.name}.old.", dir=root.parent))
-            root.rename(old / "data")
-            fresh.rename(root)
-            shutil.rmtree(old)
-        else:
-            fresh.rename(root)
+        fresh.rename(root)  # onto nothing, or an empty folder; anything else the system refuses
     finally:
         shutil.rmtree(fresh, ignore_errors=True)
     count, seconds = stamp["num_train"] + stamp["num_val"], time.perf_counter() - begun

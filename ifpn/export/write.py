@@ -7,6 +7,7 @@ import json
 import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
@@ -65,14 +66,13 @@ def export(
     )
     metadata = describe(detector, facts, evals, example, dynamic)
     path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".{path.name}.partial")
-    try:
+    # A format may need several files; none gets its name before all are written.
+    with TemporaryDirectory(dir=path.parent, prefix=".export") as folder:
         with torch.no_grad(), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # the tracer's, about Python values that are constants on purpose
-            FORMATS[form](graph, example, beside, dynamic, metadata)
-        beside.replace(path)
-    finally:
-        beside.unlink(missing_ok=True)
+            FORMATS[form](graph, example, Path(folder) / path.name, dynamic, metadata)
+        for file in Path(folder).iterdir():
+            file.replace(path.parent / file.name)
     return metadata
 
 
@@ -129,8 +129,8 @@ def applications(detector: nn.Module, asked: int | None) -> int:
     return 2 if asked is None else asked
 
 
-def needed(package: str) -> Any:
-    """Import an optional package.
+def needed(package: str, extra: str = "export") -> Any:
+    """Import a package of an extra.
 
     Raises:
         ConfigError: it is not installed.
@@ -138,7 +138,7 @@ def needed(package: str) -> Any:
     try:
         return importlib.import_module(package)
     except ModuleNotFoundError as error:
-        raise ConfigError(f"this needs the package {package}: pip install 'ifpn[export]'.") from error
+        raise ConfigError(f"this needs the package {package}: pip install 'ifpn[{extra}]'.") from error
 
 
 def _onnx(graph: ExportedDetector, example: Tensor, path: Path, dynamic: bool, metadata: Mapping[str, str]) -> None:
@@ -178,14 +178,15 @@ def _torch_export(
 
 
 def _openvino(graph: ExportedDetector, example: Tensor, path: Path, dynamic: bool, metadata: Mapping[str, str]) -> None:
-    openvino = needed("openvino")
-    onnx_file = path.with_suffix(".onnx")
-    try:
-        _onnx(graph, example, onnx_file, dynamic, metadata)
-        model = openvino.convert_model(str(onnx_file))
+    openvino = needed("openvino", "openvino")
+    if path.suffix != ".xml":
+        raise ConfigError(f"out={path.name}: must end in .xml; the weights are written beside it, in .bin.")
+    with TemporaryDirectory() as folder:
+        _onnx(graph, example, Path(folder) / "detector.onnx", dynamic, metadata)
+        model = openvino.convert_model(str(Path(folder) / "detector.onnx"))
+        for name, text in metadata.items():
+            model.set_rt_info(text, ["ifpn", name])
         openvino.save_model(model, str(path), compress_to_fp16=False)
-    finally:
-        onnx_file.unlink(missing_ok=True)
 
 
 Writer = Callable[[ExportedDetector, Tensor, Path, bool, Mapping[str, str]], None]

@@ -12,6 +12,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save
 
 from ifpn.errors import ConfigError
+from ifpn.reading import read_bytes
 from ifpn.runs.checkpoint import FORMAT, check_digest, first_line, read_checkpoint, with_digest
 from ifpn.runs.content import ContentError, checked_metadata
 from ifpn.runs.files import refuse_links, replacing, write_json
@@ -21,7 +22,6 @@ WEIGHTS, CONFIG = "model.safetensors", "config.json"
 # Of what a checkpoint says about itself, what is needed to build and use the detector.
 KEPT = ("format", "config", "class_names", "category_ids")
 ALSO_KEPT = ("score_threshold",)  # of a run that was validated
-LARGEST_CONFIG = 2**25  # bytes of config.json
 
 
 class Export(Checkpoint):
@@ -81,9 +81,7 @@ def read_export(path: Path) -> dict[str, Any]:
                 f"ckpt={path}: {folder} has no {name}. Give a folder that a run exported, e.g. runs/…/export."
             )
     try:
-        if (folder / CONFIG).stat().st_size > LARGEST_CONFIG:
-            raise ConfigError(f"ckpt={path}: {CONFIG} is larger than {LARGEST_CONFIG} bytes.")
-        metadata = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+        metadata = json.loads(read_bytes(folder / CONFIG))
         weights = dict(sorted(load_file(folder / WEIGHTS).items()))
         with safe_open(folder / WEIGHTS, "pt") as file:
             digest = (file.metadata() or {}).get("digest")

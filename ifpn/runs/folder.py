@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from ifpn.errors import ConfigError
+from ifpn.reading import read_json
 from ifpn.runs.files import refuse_links, write_error, write_json
 from ifpn.runs.identity import config_hash
 
@@ -81,7 +81,7 @@ def completion(run_dir: Path) -> dict[str, Any] | None:
 
 def _json(path: Path) -> dict[str, Any] | None:
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
+        content = read_json(path)
+    except ConfigError:
         return None
     return content if isinstance(content, dict) else None

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import platform
 import resource
 import subprocess
@@ -17,6 +16,7 @@ import torch
 
 from ifpn import __version__
 from ifpn.errors import ConfigError
+from ifpn.reading import read_json
 from ifpn.runs.files import write_json
 from ifpn.runs.identity import config_hash
 
@@ -83,10 +83,7 @@ class RunResult:
         Raises:
             ConfigError: it is missing, damaged, or holds something else.
         """
-        try:
-            content = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError, RecursionError) as error:
-            raise ConfigError(f"{path} cannot be read as the result of a run: {error}.") from error
+        content = read_json(path)
         if not isinstance(content, dict) or not isinstance(content.get("config"), dict):
             raise ConfigError(f"{path} is not the result of a run: it holds no configuration.")
         known = {f.name for f in dataclasses.fields(cls)}

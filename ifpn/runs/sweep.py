@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import statistics
 from collections.abc import Iterator, Mapping, Sequence
@@ -10,8 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import yaml
-
+from ifpn.errors import ConfigError
+from ifpn.reading import read_json, read_yaml
 from ifpn.runs.identity import config_hash
 
 METRICS = ("AP", "AP50", "AP75", "APs", "APm", "APl")
@@ -109,9 +108,9 @@ def read_sweep(folder: Path) -> tuple[list[Row], list[tuple[Path, str]]]:
 def _content(path: Path) -> tuple[str, dict[str, Any] | None]:
     """("", result.json of a finished training) or (why it is none, None)."""
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        return f"cannot be read as JSON ({str(error)[:80]})", None
+        content = read_json(path)
+    except ConfigError as error:
+        return str(error).removeprefix(f"{path} "), None
     if not isinstance(content, dict) or not isinstance(content.get("config"), dict) or "seed" not in content:
         return "is no result of a training", None
     if content.get("complete") is not True:
@@ -129,10 +128,11 @@ def _in_unit_range(value: object) -> bool:
 def _overrides(folder: Path) -> dict[str, str]:
     """What the run was started with, as Hydra noted it beside the run; empty where there is no such note."""
     try:
-        given = yaml.safe_load((folder / "hydra" / "overrides.yaml").read_text(encoding="utf-8"))
-    except (OSError, ValueError, yaml.YAMLError):
+        given = read_yaml(folder / "hydra" / "overrides.yaml")
+    except ConfigError:
         return {}
-    pairs = [text.lstrip("+~").partition("=") for text in given or [] if isinstance(text, str)]
+    texts = given if isinstance(given, list) else []
+    pairs = [text.lstrip("+~").partition("=") for text in texts if isinstance(text, str)]
     return {name: value for name, _, value in pairs if name.partition(".")[0] not in _NOT_SETTINGS}
 
 

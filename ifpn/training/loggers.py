@@ -27,6 +27,7 @@ from ifpn.runs.checkpoint import read_checkpoint
 from ifpn.runs.export import export
 from ifpn.runs.files import replacing, write_error
 from ifpn.runs.folder import EXPORT, LAST, METRICS
+from ifpn.runs.identity import split_overrides
 
 log = logging.getLogger(__name__)
 
@@ -81,12 +82,15 @@ def rows_on_disk(loggers: Iterable[Logger]) -> int:
 
 
 def keep_rows(path: Path, count: int) -> None:
-    """Keep the first `count` rows of `path`; a half-written last row of a killed run goes too.
+    """Keep the first `count` rows of `path`; a half-written last row of a killed run goes too, and is named.
 
     Raises:
         ConfigError: the file is damaged.
     """
     names, rows = _read(path) if path.is_file() else ([], [])
+    if rows and not path.read_bytes().endswith(b"\n"):
+        rows.pop()
+        log.warning("%s: row %d was cut off in the middle and is removed.", path, len(rows) + 1)
     if len(rows) < count:
         log.warning("%s has %d rows, and its run had written %d: the others are lost.", path, len(rows), count)
     if path.is_file():
@@ -143,7 +147,7 @@ class WandbRun(WandbLogger):
     ) -> None:
         self.folder, self.choices, self.upload = Path(save_dir), dict(choices or {}), log_model
         self.best: float | None = None
-        options["name"] = options.get("name") or short_name(settings) or self.folder.name
+        options["name"] = options.get("name") or short_name(settings, self.folder.name) or self.folder.name
         row: dict[str, Any] = {"group": group, "job_type": job_type, "tags": list(tags or [])} if group else {}
         options.setdefault("id", run_id(self.folder))
         if options.get("offline"):
@@ -210,10 +214,15 @@ def run_id(folder: Path) -> str:
     return os.environ.get("WANDB_RUN_ID") or (kept.read_text().strip() if kept.is_file() else "") or uuid4().hex[:8]
 
 
-def short_name(settings: str) -> str:
-    """`csc=dense,solver.train_evals=5,logger=wandb` as `dense,train_evals=5`."""
+def short_name(settings: str, folder: str = "") -> str:
+    """`csc=dense,solver.train_evals=5,logger=wandb` as `dense,train_evals=5`; in the order of a sweep's `folder`."""
+
+    def place(setting: str) -> int:
+        found = folder.find(setting)
+        return len(folder) if found < 0 else found
+
     words = []
-    for setting in re.split(r",(?=[+~]*[\w./@]+=)", settings):
+    for setting in sorted(split_overrides(settings), key=place):
         key, _, value = setting.partition("=")
         key = key.lstrip("+~")
         if key and not any(key == one or key.startswith(f"{one}.") for one in _UNNAMED):

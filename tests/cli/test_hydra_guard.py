@@ -12,8 +12,9 @@ from omegaconf import OmegaConf
 from ifpn.cli import command as module
 from ifpn.cli.command import command
 from ifpn.cli.hydra_guard import check_hydra
-from ifpn.config.expansion import check_interpolations, check_yaml
+from ifpn.config.expansion import check_interpolations
 from ifpn.errors import ConfigError
+from ifpn.reading import check_yaml
 
 MARK = "touched"
 
@@ -55,6 +56,7 @@ CASES = [(node, FLAGS[i % 3]) for i, node in enumerate(NODES)] + [("callbacks", 
 
 
 @pytest.mark.parametrize(("name", "flags"), CASES)
+@pytest.mark.slow
 def test_a_configuration_file_cannot_make_hydra_run_anything(
     name: str, flags: Sequence[str], run, tmp_path: Path
 ) -> None:  # type: ignore[no-untyped-def]

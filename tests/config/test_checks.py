@@ -42,6 +42,7 @@ def test_the_default_configuration_is_accepted() -> None:
         ("data=coco", "data.root has no value: give it on the command line"),
     ],
 )
+@pytest.mark.slow
 def test_a_wrong_value_is_named_with_what_is_allowed(override: str, words: str) -> None:
     assert words in refusal(override)
 

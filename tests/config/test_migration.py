@@ -74,6 +74,7 @@ def test_a_checkpoint_and_an_export_find_the_same_boxes(old: Path, name: str) ->
     assert found["labels"][:10].tolist() == wanted["labels"]
 
 
+@pytest.mark.slow
 def test_a_checkpoint_is_evaluated_on_its_data_and_resumed(old: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(old)
     with_ckpt = [*(o for o in RUN if "max_steps" not in o), "schedule.max_steps=3", "ckpt=last.ckpt"]
@@ -99,6 +100,7 @@ def test_a_finished_job_of_an_old_sweep_is_skipped(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("typed", CONFIGS)
+@pytest.mark.slow
 def test_an_upgraded_configuration_builds_what_todays_says(typed: str) -> None:
     config = CONFIGS[typed]
     before = copy.deepcopy(config)

@@ -10,11 +10,13 @@ from random import Random
 
 import numpy as np
 import pytest
+from omegaconf import OmegaConf
 from PIL import Image, ImageOps
 
 from ifpn.data import scenes, shapes
 from ifpn.data.figures import CLASSES, SUPERSAMPLE
 from ifpn.data.shapes import ensure_shapes, write_shapes
+from tests.config.composing import unresolved
 
 # of the annotations of the first 25 scenes of seed 0: they must be the same on every machine
 ANNOTATIONS_SHA256 = "04b12c457e51c7061ecd5eaa58825798f4e65abd4b0e779d7e3aa2acf1d134de"
@@ -147,22 +149,32 @@ def test_frames_differ_by_the_colour_of_their_marks_alone() -> None:
     assert (same.mark_colours, different.mark_colours) == ((0, 0), (0, 1))
 
 
-def test_folder_is_drawn_once_and_again_when_asked_for_otherwise(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_folder_is_drawn_once_and_never_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     root = tmp_path / "shapes"
     drawn = []
     write = shapes.write_shapes
     monkeypatch.setattr(shapes, "write_shapes", lambda *a, **k: (drawn.append(1), write(*a, **k)))
     for _ in range(2):
         assert ensure_shapes(root, num_train=2, num_val=1, seed=0) == root
-    assert len(drawn) == 1
-    ensure_shapes(root, num_train=3, num_val=1, seed=0)
-    assert len(list((root / "images").iterdir())) == 4
+    before = files(root)
+    with pytest.raises(ValueError, match=r"drawn with .*num_train=2.* and .*num_train=3.* was asked for"):
+        ensure_shapes(root, num_train=3, num_val=1, seed=0)
     monkeypatch.setattr(shapes, "GENERATOR_VERSION", shapes.GENERATOR_VERSION + 1)
-    ensure_shapes(root, num_train=3, num_val=1, seed=0)
-    assert len(drawn) == 3
+    with pytest.raises(ValueError, match="remove that folder"):
+        ensure_shapes(root, num_train=2, num_val=1, seed=0)
+    assert (len(drawn), files(root)) == (1, before)
     assert {path.name for path in tmp_path.iterdir()} == {"shapes", ".shapes.lock"}
+
+
+def test_each_setting_has_a_folder_of_its_own_whose_name_says_which() -> None:
+    def root(*overrides: str) -> str:
+        return str(OmegaConf.to_container(unresolved(*overrides)[0], resolve=True)["data"]["root"])
+
+    assert root() == "data/shapes_224_80_0"
+    assert root("data.generate.num_train=48", "data.generate.seed=3") == "data/shapes_48_80_3"
+    named = root("data=wires")
+    for setting in ("num_train", "num_val", "seed", "size", "shortest", "longest", "val_longest"):
+        assert root("data=wires", f"data.generate.{setting}=77") != named
 
 
 def test_interrupted_drawing_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

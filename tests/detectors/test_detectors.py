@@ -296,6 +296,7 @@ def all_found(model: nn.Module, pictures: list[Tensor], targets: list[dict[str, 
 
 
 @pytest.mark.parametrize("name", DETECTORS)
+@pytest.mark.slow
 def test_overfits_four_pictures(name: str) -> None:
     """Within 120 steps; each detector took 20 to 60 when this was written."""
     changes = {"rpn_post_nms": (60, 60), "batch_size": 64} if name == "faster_rcnn" else {}

@@ -74,4 +74,4 @@ def test_the_committed_notebook_is_what_the_script_builds_with_outputs(name: str
 def drawn(notebook: Any) -> int:
     outputs = [out for cell in notebook.cells if cell.cell_type == "code" for out in cell.outputs]
     assert not any(out.output_type == "error" for out in outputs)
-    return sum("image/png" in out.get("data", {}) for out in outputs)
+    return sum(bool({"image/png", "image/jpeg"} & out.get("data", {}).keys()) for out in outputs)

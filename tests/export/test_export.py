@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 import warnings
 from pathlib import Path
 
@@ -22,6 +23,7 @@ from ifpn.export import export
 from ifpn.export.write import applications, check_exportable
 from ifpn.predictor import Predictor, load
 
+pytestmark = pytest.mark.slow
 SMALL = (
     "backbone=resnet18",
     "backbone.weights=none",
@@ -207,3 +209,24 @@ def test_metadata_of_strangers_is_not_believed(tmp_path: Path) -> None:
         with pytest.raises(ConfigError, match="metadata"):
             load(tmp_path / "changed.onnx")
     assert json.loads(told["evals"]) is None
+
+
+def test_openvino_holds_the_same(tmp_path: Path) -> None:
+    openvino = pytest.importorskip("openvino", reason="the extra 'openvino'")
+    predictor = iterated(detector("detector=autoassign", "neck=implicit", "stabilise=true"), 2)
+    path = written(predictor, tmp_path / "model.xml", "openvino")
+    assert {file.name for file in tmp_path.iterdir()} == {"model.xml", "model.bin"}
+    assert '"c"' in openvino.Core().read_model(path).get_rt_info(["ifpn", "class_names"]).value
+    model = openvino.compile_model(path, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    images = noise(2, 90, 53)
+    found = model(torch.stack(images).numpy())
+    assert_same([found[i] for i in range(4)], predictor, images)
+
+
+def test_a_missing_package_is_named_with_its_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    predictor = detector("detector=atss", "neck=fpn")
+    for form, package, extra in (("onnx", "onnx", "export"), ("openvino", "openvino", "openvino")):
+        monkeypatch.setitem(sys.modules, package, None)  # type: ignore[arg-type]  # what makes an import fail
+        with pytest.raises(ConfigError, match=rf"package {package}: pip install 'ifpn\[{extra}\]'"):
+            predictor.export(tmp_path / "model.file", form=form)
+        assert not list(tmp_path.iterdir())

@@ -32,6 +32,7 @@ SOLVERS = [Equilibrium(backward=how) for how in (Implicit(), OneStep(), Unrolled
 
 @pytest.mark.parametrize("solver", SOLVERS, ids=["implicit", "one step", "unrolled", "phantom", "unroll"])
 @pytest.mark.parametrize("bad", [1e38, torch.nan])  # B overflows; the features fail themselves
+@pytest.mark.slow
 def test_an_image_that_fails_does_not_touch_the_weights(solver: Any, bad: float) -> None:
     neck = small(solver, input_norm=True, jacobian_penalty=0.1)
 

@@ -54,6 +54,7 @@ def faster_rcnn() -> nn.Module:
 
 
 @pytest.mark.parametrize("make", [retina, retina_extra_blocks, fcos, faster_rcnn])
+@pytest.mark.slow
 def test_a_step_of_training_and_a_detection(make: type[nn.Module]) -> None:
     torch.manual_seed(0)
     detector = make().train()

@@ -179,6 +179,7 @@ FULL = [
         ([], (), (BLUE, ORANGE)),
     ],
 )
+@pytest.mark.slow
 def test_curves_appear_for_the_columns_present(tmp_path, rows, inks, absent) -> None:
     write_metrics(tmp_path / "metrics.csv", rows)
     draw_curves(tmp_path / "metrics.csv", tmp_path / "curves.png")

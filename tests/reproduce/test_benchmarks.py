@@ -87,6 +87,7 @@ def test_a_step_with_every_solver_beside_an_fpns() -> None:
     assert 0 < bench_step.share(case, 1) < 1
 
 
+@pytest.mark.slow
 def test_a_trained_net_is_timed_on_its_own_images_with_the_solver_asked_for(
     tiny_run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -79,6 +79,7 @@ def test_the_radius_predicts_how_plain_iteration_shrinks(implicit: Predictor, ph
     assert float((trace[13] / trace[9]) ** 0.25) == pytest.approx(radius, abs=0.15)
 
 
+@pytest.mark.slow
 def test_more_evaluations_leave_a_smaller_residual_on_every_image(implicit: Predictor, tmp_path: Path) -> None:
     data_config = {**implicit.config["data"], "root": str(tmp_path / "shapes"), "workers": 0}
     data = instantiate(OmegaConf.create(data_config))

@@ -38,6 +38,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("overrides", [UNROLLED, CONTRACTION], ids=["unroll", "equilibrium"])
+@pytest.mark.slow
 def test_a_contraction_forgets_its_start(overrides: tuple[str, ...], root: Path, tmp_path: Path) -> None:
     predictor = make(*overrides, classes=8)
     data = data_of(predictor, root)

@@ -36,6 +36,7 @@ PRECISE = Forward(Broyden(memory=80), 80)
 
 
 @linear
+@pytest.mark.slow
 def test_gradcheck_including_a_zero_cotangent(solver: LinearSolver) -> None:
     w, x = matrix(3, 0.4).requires_grad_(), inputs(2, 3).requires_grad_()
     how = Implicit(solver, 25)
@@ -51,6 +52,7 @@ def test_gradcheck_including_a_zero_cotangent(solver: LinearSolver) -> None:
 
 
 @linear
+@pytest.mark.slow
 def test_gradient_is_that_of_500_unrolled_steps(solver: LinearSolver) -> None:
     w, x = matrix(30, 0.8).requires_grad_(), inputs(3, 30).requires_grad_()
     z = torch.zeros_like(x)

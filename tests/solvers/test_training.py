@@ -33,6 +33,7 @@ BACKWARDS: list[Backward] = [
 
 
 @pytest.mark.parametrize("backward", BACKWARDS, ids=repr)
+@pytest.mark.slow
 def test_250_steps_end_finite(backward: Backward) -> None:
     # The rate is high, so that training drives the spectral radius up to about 1.
     torch.manual_seed(0)

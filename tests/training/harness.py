@@ -6,31 +6,22 @@ can go wrong), and losses that are nan on demand.
 
 from __future__ import annotations
 
-import hashlib
-import os
-import signal
-import socket
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
-from unittest import mock
 
 import pytorch_lightning as pl
 import torch
-from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from pytorch_lightning.callbacks import Callback
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ifpn.cli import train as run_module
-from ifpn.config.build import build_list
-from ifpn.config.paths import CONF
+from benchmarks import lives
 from ifpn.necks import ImplicitFPN
-from ifpn.runs.checkpoint import read_checkpoint
 from ifpn.solvers import Equilibrium, fixed_point
-from tests.processes import PATIENCE, in_processes, write_to
+from tests.processes import PATIENCE
 
 BATCHES = 5  # of an epoch
 STEPS = 2 * BATCHES
@@ -109,46 +100,7 @@ def build_tiny(cfg: DictConfig, num_classes: int) -> Tiny:
 
 
 def configuration(data: Path, run_dir: Path, *overrides: str) -> DictConfig:
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        cfg = compose("train", overrides=[*BASE, f"data.root={data}", f"run_dir={run_dir}", *overrides])
-    resolved = OmegaConf.create(OmegaConf.to_container(cfg, resolve=True))
-    assert isinstance(resolved, DictConfig)
-    return resolved
-
-
-class Kill(Callback):
-    """SIGKILL to this process: `point` is a hook or "write" (in the middle of writing a checkpoint), at `step`."""
-
-    def __init__(self, point: str, step: int) -> None:
-        self.point, self.step = point, step
-
-    def _here(self, point: str, trainer: pl.Trainer) -> None:
-        if point == self.point and trainer.global_step == self.step:
-            os.kill(os.getpid(), signal.SIGKILL)
-
-    def on_train_batch_start(self, trainer: pl.Trainer, *_: Any) -> None:
-        self._here("start", trainer)
-
-    def on_before_optimizer_step(self, trainer: pl.Trainer, *_: Any) -> None:
-        self._here("gradient", trainer)
-
-    def on_validation_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:
-        self._here("validation", trainer)
-
-    def on_train_end(self, trainer: pl.Trainer, *_: Any) -> None:
-        self._here("end", trainer)
-
-    def on_train_start(self, trainer: pl.Trainer, *_: Any) -> None:
-        if self.point != "write":
-            return
-        replace = os.replace
-
-        def dying_replace(source: Any, target: Any) -> None:
-            if str(target).endswith(".ckpt"):
-                self._here("write", trainer)
-            replace(source, target)
-
-        os.replace = dying_replace
+    return lives.compose_train([*BASE, f"data.root={data}", f"run_dir={run_dir}", *overrides])
 
 
 class Call(Callback):
@@ -164,51 +116,9 @@ class Call(Callback):
 
 def train_here(cfg: DictConfig, *extra: Callback) -> dict[str, float]:
     """`train` with the tiny detector and more callbacks, in this process."""
-
-    def with_extra(group: Any, path: str) -> list[Any]:
-        built = build_list(group, path)
-        return [*extra, *built] if any(isinstance(b, Callback) for b in built) else built
-
-    with mock.patch.object(run_module, "build_list", with_extra):
-        return run_module.train(cfg, build=build_tiny)
+    return lives.train_here(cfg, *extra, build=build_tiny)
 
 
 def train_in_processes(cfg: DictConfig, *extra: Callback, ranks: int = 1, timeout: float = 120) -> list[int]:
     """The same in `ranks` processes of their own; their exit codes, -9 for one that was killed."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    return in_processes(_child, ranks, cfg, extra, ranks, port, timeout=timeout)
-
-
-def _child(rank: int, cfg: DictConfig, extra: Sequence[Callback], ranks: int, port: int) -> None:
-    if ranks > 1:
-        # What Lightning sets for the processes it starts.
-        os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "NODE_RANK": "0"}
-        os.environ |= {"LOCAL_RANK": str(rank), "WORLD_SIZE": str(ranks)}
-    log = Path(f"{cfg.run_dir}.rank{rank}.log")
-    write_to(log, log)
-    train_here(cfg, *extra)
-
-
-def tensors_hash(path: Path) -> str:
-    """SHA-256 over weights, buffers and optimiser state of a checkpoint."""
-    content = read_checkpoint(path)
-    digest = hashlib.sha256()
-    for part in ("state_dict", "training_weights", "optimizer_states", "lr_schedulers"):
-        _update(digest, content.get(part))
-    return digest.hexdigest()
-
-
-def _update(digest: Any, value: Any) -> None:
-    if isinstance(value, Tensor):
-        digest.update(value.contiguous().numpy().tobytes())
-    elif isinstance(value, dict):
-        for key in sorted(value, key=str):
-            digest.update(str(key).encode())
-            _update(digest, value[key])
-    elif isinstance(value, list | tuple):
-        for item in value:
-            _update(digest, item)
-    else:
-        digest.update(repr(value).encode())
+    return lives.train_in_processes(cfg, *extra, build=build_tiny, ranks=ranks, timeout=timeout * PATIENCE)

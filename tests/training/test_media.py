@@ -96,6 +96,7 @@ def history(part: list[Record]) -> list[dict[str, Any]]:
 
 
 @pytest.mark.usefixtures("offline")
+@pytest.mark.process
 def test_a_resumed_training_goes_on_in_its_run_and_keeps_the_best(tmp_path: Path) -> None:
     choices = {"neck": "implicit", "csc": "dense"}
     for score in (0.5, 0.25):
@@ -131,9 +132,11 @@ def test_names_are_short() -> None:
         ("", ""),
     ):
         assert short_name(settings) == name
+    assert short_name("csc=dense,seed=1", "seed=1,csc=dense") == "seed=1,dense"
 
 
 @pytest.mark.usefixtures("offline")
+@pytest.mark.process
 def test_the_export_and_the_last_weights_are_artifacts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "export").mkdir()
     (tmp_path / "export" / "model.safetensors").write_bytes(b"best")
@@ -158,6 +161,7 @@ def test_the_export_and_the_last_weights_are_artifacts(tmp_path: Path, monkeypat
 
 
 @pytest.mark.usefixtures("offline")
+@pytest.mark.process
 def test_boxes_are_data_and_tables_have_curves_and_pairs(tmp_path: Path) -> None:
     logger = WandbRun(save_dir=str(tmp_path), offline=True)
     image = torch.zeros(3, 10, 20, dtype=torch.uint8)
@@ -189,6 +193,7 @@ def test_tables_of_an_evaluation() -> None:
     assert nothing[0] == [0.0, None, None]
 
 
+@pytest.mark.slow
 def test_every_setting_of_the_sweep_is_one_of_train() -> None:
     sweep = yaml.safe_load((CONF / "wandb_sweep.yaml").read_text())
     assert sweep["method"] in ("grid", "random", "bayes")
@@ -207,6 +212,7 @@ def test_every_setting_of_the_sweep_is_one_of_train() -> None:
 
 
 @pytest.mark.usefixtures("offline")
+@pytest.mark.process
 def test_two_trainings_in_one_process_are_two_runs_with_pictures_and_tables(tmp_path: Path) -> None:
     picture = tmp_path / "samples.png"
     Image.new("RGB", (8, 8)).save(picture)
@@ -230,6 +236,7 @@ def test_two_trainings_in_one_process_are_two_runs_with_pictures_and_tables(tmp_
 
 
 @pytest.mark.parametrize("table", TABLES, ids=lambda t: t.experiment)
+@pytest.mark.slow
 def test_runs_are_grouped_by_table_and_by_row_whatever_the_seed(table) -> None:
     found: dict[str, set[tuple[str, str]]] = {}
     for row in [row for row in table.rows if row.overrides]:
@@ -245,6 +252,7 @@ def test_runs_are_grouped_by_table_and_by_row_whatever_the_seed(table) -> None:
 
 
 @pytest.mark.usefixtures("offline")
+@pytest.mark.process
 def test_pictures_and_tables_of_an_evaluation_have_different_names_and_the_workspace_shows_them(tmp_path: Path) -> None:
     """A key that held a picture and a table would be shown as neither."""
     picture = tmp_path / "confusion.png"
@@ -271,6 +279,7 @@ def test_pictures_and_tables_of_an_evaluation_have_different_names_and_the_works
 
 
 @pytest.mark.usefixtures("offline")
+@pytest.mark.process
 def test_costs_go_to_the_loggers_but_not_into_metrics_csv(tmp_path: Path) -> None:
     """Seconds of a resumed run are others, and its metrics.csv is that of a run which was never stopped."""
     table, logger = MetricsLog(str(tmp_path)), WandbRun(save_dir=str(tmp_path), offline=True)

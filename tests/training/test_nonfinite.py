@@ -10,9 +10,10 @@ import pytest
 import torch
 from torch import nn
 
+from benchmarks.lives import tensors_hash
 from ifpn.runs.checkpoint import read_checkpoint
 from ifpn.training.callbacks.nonfinite import NonFiniteError
-from tests.training.harness import STEPS, TWO_RANKS, Call, configuration, tensors_hash, train_here, train_in_processes
+from tests.training.harness import STEPS, TWO_RANKS, Call, configuration, train_here, train_in_processes
 
 pytestmark = pytest.mark.process
 SKIP = "callbacks.nonfinite.policy=skip"
@@ -73,6 +74,26 @@ def test_a_skipped_step_changes_nothing(broken: Any, small_data: Path, tmp_path:
     assert len(told["image_ids"]) == 2
     assert told["what"] == ("loss" if broken is break_loss else "gradient")
     assert told["solver"]["forward_evals"] > 0
+
+
+def test_a_skipped_step_does_not_enter_the_average(small_data: Path, tmp_path: Path) -> None:
+    """Nor do the batches after it that only accumulate gradients."""
+    weights: dict[int, torch.Tensor] = {}
+
+    def note(trainer: Any, module: Any) -> None:
+        weights.setdefault(trainer.global_step, module.detector.head.weight.detach().clone())
+
+    more = ("callbacks=ema", "callbacks.ema.decay=0.5", "trainer.accumulate_grad_batches=2", SKIP)
+    notes = [Call(step, note) for step in range(STEPS)]
+    train_here(configuration(small_data, tmp_path / "run", *more), Call(2, break_loss), *notes)
+    saved = read_checkpoint(tmp_path / "run" / "last.ckpt")
+    average = weights[0]
+    weights[len(weights)] = saved["training_weights"]["detector.head.weight"]
+    for step in range(1, len(weights)):
+        if step != 3:
+            average = average.lerp(weights[step], 1 - min(0.5, (1 + step) / (10 + step)))
+    assert torch.equal(weights[2], weights[3])
+    assert torch.equal(saved["state_dict"]["detector.head.weight"], average)
 
 
 def test_raise_stops_before_the_weights_change(small_data: Path, tmp_path: Path) -> None:

@@ -3,14 +3,23 @@
 from __future__ import annotations
 
 import csv
+import random
+from itertools import combinations
 from pathlib import Path
 
 import pytest
 
+from benchmarks.lives import Kill
+from benchmarks.resume_trial import FACTORS, SETTINGS, Trial, covering_array, differences, moments, trials
 from ifpn.runs.checkpoint import read_checkpoint
-from tests.training.harness import STEPS, TWO_RANKS, Kill, configuration, tensors_hash, train_in_processes
+from tests.training.harness import STEPS, build_tiny, configuration, train_in_processes
 
 pytestmark = pytest.mark.process
+
+# The tiny network is no detector; what takes long is left to the script, and many kills to the test of `KILLS`.
+TRIED = {f: [x for x in levels if x not in ("2, by Lightning", "any moment", "twice")] for f, levels in FACTORS.items()}
+TRIED |= {"solver": ["fast", "fast, changing"], "detector": ["retina"]}
+ARRAY = covering_array(TRIED, 8, random.Random(0))
 
 # (where, after how many optimiser steps): one run is killed at all of these, one after the other.
 KILLS = [
@@ -24,36 +33,29 @@ KILLS = [
 ]
 
 
-def uninterrupted(data: Path, folder: Path, ranks: int, *overrides: str) -> Path:
-    assert train_in_processes(configuration(data, folder, *overrides), ranks=ranks) == [0] * ranks
-    return folder
-
-
-def killed_and_resumed(data: Path, folder: Path, ranks: int, kills: list[tuple[str, int]], *overrides: str) -> Path:
-    for number, (point, step) in enumerate(kills):
-        resume = ["ckpt=last"] if number else []
-        cfg = configuration(data, folder, *overrides, *resume)
-        codes = train_in_processes(cfg, Kill(point, step), ranks=ranks)
-        assert -9 in codes, (point, step, codes, Path(f"{folder}.rank0.log").read_text())
-    cfg = configuration(data, folder, *overrides, "ckpt=last")
-    codes = train_in_processes(cfg, ranks=ranks)
-    assert codes == [0] * ranks, Path(f"{folder}.rank0.log").read_text()
-    return folder
-
-
-def assert_same(first: Path, second: Path) -> None:
-    assert tensors_hash(second / "last.ckpt") == tensors_hash(first / "last.ckpt")
-    assert tensors_hash(second / "best.ckpt") == tensors_hash(first / "best.ckpt")
-    assert (second / "metrics.csv").read_text() == (first / "metrics.csv").read_text()
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("trials")
 
 
 @pytest.fixture(scope="module")
 def whole(small_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return uninterrupted(small_data, tmp_path_factory.mktemp("run") / "whole", 1)
+    folder = tmp_path_factory.mktemp("run") / "whole"
+    assert train_in_processes(configuration(small_data, folder)) == [0]
+    return folder
+
+
+def killed_and_resumed(data: Path, folder: Path, kills: list[tuple[str, int]], *overrides: str) -> Path:
+    for number, (point, step) in enumerate(kills):
+        resume = ["ckpt=last"] if number else []
+        codes = train_in_processes(configuration(data, folder, *overrides, *resume), Kill(point, step))
+        assert codes == [-9], (point, step, Path(f"{folder}.rank0.log").read_text())
+    assert train_in_processes(configuration(data, folder, *overrides, "ckpt=last")) == [0]
+    return folder
 
 
 def test_killed_anywhere_and_resumed_is_bit_identical(whole: Path, small_data: Path, tmp_path: Path) -> None:
-    assert_same(whole, killed_and_resumed(small_data, tmp_path / "killed", 1, KILLS))
+    assert not differences(whole, killed_and_resumed(small_data, tmp_path / "killed", KILLS))
 
 
 def test_every_step_and_every_validation_has_one_row(whole: Path) -> None:
@@ -64,48 +66,26 @@ def test_every_step_and_every_validation_has_one_row(whole: Path) -> None:
     assert [int(r["epoch"]) for r in rows if r["train/loss"]] == [0] * 5 + [1] * 5
 
 
-def test_loader_workers_change_nothing_killed_or_not(whole: Path, small_data: Path, tmp_path: Path) -> None:
-    assert_same(
-        whole, killed_and_resumed(small_data, tmp_path / "killed", 1, [("gradient", 4), ("start", 7)], "data.workers=2")
-    )
+@pytest.mark.parametrize("number", range(8))
+def test_a_covering_array_of_options_and_kills(number: int, runs: Path) -> None:
+    """Average, accumulation, skipped steps, workers, ranks, kills: every two levels of two of them meet."""
+    draw = random.Random(number)
+    trial = Trial(ARRAY[number], moments(ARRAY[number], draw), [*SETTINGS, f"data.root={runs}/data"], build_tiny)
+    whole, seconds = trial.whole(runs)
+    assert trial.killed(runs / f"trial_{number}", seconds, draw) == len(trial.ends)
+    assert not differences(whole, runs / f"trial_{number}")
+    saved = read_checkpoint(whole / "last.ckpt")
+    averaged = [not saved["state_dict"][n].equal(w) for n, w in saved.get("training_weights", {}).items()]
+    assert any(averaged) == (trial.levels["average"] == "yes")
 
 
-def test_two_processes(small_data: Path, tmp_path: Path) -> None:
-    """Both ranks are killed at once, as by a power cut; in the second life one epoch is left."""
-    first = uninterrupted(small_data, tmp_path / "whole", 2, *TWO_RANKS)
-    second = killed_and_resumed(small_data, tmp_path / "killed", 2, [("gradient", 3), ("validation", 5)], *TWO_RANKS)
-    assert_same(first, second)
+def test_the_arrays_hold_every_pair_of_levels() -> None:
+    for factors, array in ((TRIED, ARRAY), (FACTORS, [trial.levels for trial in trials(60, 0, [])])):
+        for (f, first), (g, second) in combinations(factors.items(), 2):
+            assert {(row[f], row[g]) for row in array} == {(a, b) for a in first for b in second}
+    assert (len(ARRAY), len(array)) == (8, 60)
 
 
-@pytest.mark.parametrize(
-    ("accumulate", "kills"),
-    [
-        (1, [("gradient", 4), ("start", 8)]),
-        (3, [("start", 3)]),  # the first batches after the resume do not step, and must not count for the average
-    ],
-)
-def test_the_average_of_the_weights_resumes_too_and_is_what_is_saved(
-    accumulate: int, kills: list[tuple[str, int]], small_data: Path, tmp_path: Path
-) -> None:
-    more = ("callbacks=ema", "callbacks.ema.decay=0.5", f"trainer.accumulate_grad_batches={accumulate}")
-    more += ("schedule.val_every=2",) if accumulate == 1 else ()
-    first = uninterrupted(small_data, tmp_path / "whole", 1, *more)
-    second = killed_and_resumed(small_data, tmp_path / "killed", 1, kills, *more)
-    assert_same(first, second)
-    saved = read_checkpoint(first / "last.ckpt")
-    assert any(not saved["state_dict"][n].equal(w) for n, w in saved["training_weights"].items())
-
-
-def test_accumulated_gradients(small_data: Path, tmp_path: Path) -> None:
-    more = ("trainer.accumulate_grad_batches=2", "callbacks.last.every_n_steps=1")
-    first = uninterrupted(small_data, tmp_path / "whole", 1, *more)
-    second = killed_and_resumed(small_data, tmp_path / "killed", 1, [("gradient", 1), ("gradient", 4)], *more)
-    assert_same(first, second)
-
-
-SCHEDULED = (
-    "solver=fast", "solver.warmup=0.4", "solver.random_evals=[2,5]", "solver.easy=null", "solver.hard=null"
-)  # fmt: skip
 CHOSEN = (
     "solver=fast",
     "solver.warmup=2",
@@ -115,21 +95,15 @@ CHOSEN = (
 )
 
 
-@pytest.mark.parametrize("more", [SCHEDULED, CHOSEN], ids=["warm-up, random budgets and starts", "budget by radius"])
-@pytest.mark.parametrize("ranks", [1, 2])
-def test_a_solver_that_changes_while_training(
-    ranks: int, more: tuple[str, ...], small_data: Path, tmp_path: Path
-) -> None:
-    """Killed in the warm-up, at its end, after a measurement and in the last step."""
-    more += TWO_RANKS if ranks == 2 else ()
-    first = uninterrupted(small_data, tmp_path / "whole", ranks, *more)
-    kills = [("gradient", 1), ("start", 4), ("gradient", 7)] if ranks == 1 else [("gradient", 3)]
-    assert_same(first, killed_and_resumed(small_data, tmp_path / "killed", ranks, kills, *more))
+def test_a_solver_that_measures_while_training(small_data: Path, tmp_path: Path) -> None:
+    """Killed in the warm-up, before and after a measurement."""
+    first = tmp_path / "whole"
+    assert train_in_processes(configuration(small_data, first, *CHOSEN)) == [0]
+    kills = [("gradient", 1), ("start", 4), ("gradient", 7)]
+    assert not differences(first, killed_and_resumed(small_data, tmp_path / "killed", kills, *CHOSEN))
     with open(first / "metrics.csv") as file:
         rows = list(csv.DictReader(file))
     unrolled = [float(r["solver/unrolled"]) for r in rows if r.get("solver/unrolled")]
-    end = 4 if more[1] == "solver.warmup=0.4" else 2
-    assert unrolled == [1.0] * end + [0.0] * (STEPS - end)
-    if "solver.radius_every=2" in more:
-        assert [int(r["step"]) for r in rows if r.get("solver/spectral_radius")] == [2, 4, 6, 8]
-        assert read_checkpoint(first / "last.ckpt")["ifpn"]["solver"]["readings"]
+    assert unrolled == [1.0] * 2 + [0.0] * (STEPS - 2)
+    assert [int(r["step"]) for r in rows if r.get("solver/spectral_radius")] == [2, 4, 6, 8]
+    assert read_checkpoint(first / "last.ckpt")["ifpn"]["solver"]["readings"]

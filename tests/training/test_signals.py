@@ -11,10 +11,11 @@ from typing import Any
 import pytest
 from pytorch_lightning.callbacks import Callback
 
+from benchmarks.lives import tensors_hash
 from ifpn.errors import ConfigError
 from ifpn.runs.checkpoint import read_checkpoint
 from tests.conftest import ROOT
-from tests.training.harness import STEPS, TWO_RANKS, Call, configuration, tensors_hash, train_here, train_in_processes
+from tests.training.harness import STEPS, TWO_RANKS, Call, configuration, train_here, train_in_processes
 
 pytestmark = pytest.mark.process
 RARE = "callbacks.last.every_n_steps=1000"

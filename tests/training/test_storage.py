@@ -13,15 +13,17 @@ from typing import Any
 import pytest
 import torch
 
+from benchmarks.lives import tensors_hash
 from ifpn.backbones import weights as backbone_weights
 from ifpn.errors import ConfigError, UserError
 from ifpn.predictor import load
 from ifpn.runs.checkpoint import FORMAT, SafeCheckpointIO, read_checkpoint
 from ifpn.runs.export import export, read_export
 from ifpn.runs.files import WriteError
+from ifpn.training.loggers import keep_rows
 from ifpn.training.start import find_start
 from tests.processes import command
-from tests.training.harness import BATCHES, STEPS, Call, configuration, tensors_hash, train_here
+from tests.training.harness import BATCHES, STEPS, Call, configuration, train_here
 from tests.training.test_nonfinite import break_loss
 
 pytestmark = pytest.mark.process
@@ -119,6 +121,14 @@ def test_a_damaged_metrics_file_is_told_and_a_short_one_is_continued(small_data:
     with open(folder / "metrics.csv") as file:
         steps = [int(row["step"]) for row in csv.DictReader(file) if row["train/loss"]]
     assert steps == list(range(4, STEPS))
+
+
+def test_a_row_that_was_cut_off_is_removed_and_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    path = tmp_path / "metrics.csv"
+    path.write_bytes(b"step,train/loss\r\n0,1.5\r\n1,1.25\r\n2,1.")
+    keep_rows(path, 3)
+    assert path.read_bytes() == b"step,train/loss\r\n0,1.5\r\n1,1.25\r\n"
+    assert "row 3 was cut off in the middle and is removed" in caplog.text
 
 
 def test_a_run_from_the_checkpoint_of_another_has_a_best_of_its_own(small_data: Path, tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import gzip
+import io
 import json
 import re
 import zlib
@@ -12,8 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from ifpn.data.coco.defects import DataError
+from ifpn.reading import read_bytes
 
 _SPACE = re.compile(r"[ \t\n\r]*")
+LARGEST = 2**33  # bytes of a file, unpacked; ten times the largest that is published
 LISTS = ("images", "annotations", "categories")
 _TELLTALES = {
     '"imagePath"': "labelme's own format: convert it to COCO's",
@@ -31,9 +34,11 @@ def read_text(path: Path) -> str:
         DataError: it cannot be read, or is no text.
     """
     try:
-        content = path.read_bytes()
+        content = read_bytes(path, LARGEST)
         if content[:2] == b"\x1f\x8b":
-            content = gzip.decompress(content)
+            content = gzip.GzipFile(fileobj=io.BytesIO(content)).read(LARGEST + 1)
+        if len(content) > LARGEST:
+            raise DataError(f"{path} unpacks to more than {LARGEST} bytes")
     except (OSError, EOFError, zlib.error) as error:
         raise DataError(f"{path} cannot be read: {getattr(error, 'strerror', None) or error}") from error
     if content[:4] == b"PK\x03\x04":

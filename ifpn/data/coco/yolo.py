@@ -7,11 +7,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from ifpn.data.coco.defects import DataError
 from ifpn.data.coco.values import as_whole
 from ifpn.data.decode import SUFFIXES, BadImage, image_size
+from ifpn.errors import ConfigError
+from ifpn.reading import read_bytes, read_yaml
 
 _KEYS = {"train": ("train",), "val": ("val", "valid", "validation")}
 
@@ -59,9 +59,9 @@ def stream_yolo(path: Path, split: str) -> Iterator[tuple[str, object]]:
 
 def _content(path: Path) -> dict[str, Any]:
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8-sig"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise DataError(f"{path} cannot be read: {str(error).splitlines()[0]}") from error
+        content = read_yaml(path)
+    except ConfigError as error:
+        raise DataError(str(error).rstrip(".")) from error
     if not isinstance(content, dict):
         raise DataError(f"{path} is not the data.yaml of a YOLO folder: it needs names, train and val")
     return content
@@ -105,7 +105,7 @@ def _label_file(image: Path) -> Path:
 
 def _lines(path: Path) -> list[str]:
     try:
-        text = path.read_text(encoding="utf-8-sig", errors="replace")
+        text = read_bytes(path).decode("utf-8-sig", errors="replace")
     except FileNotFoundError:
         return []
     return [line.strip() for line in text.splitlines() if line.strip()]

@@ -47,9 +47,11 @@ class WeightAverage(Callback):
     ) -> None:
         step = trainer.global_step
         guard = cast(DetectionModule, pl_module).guard
-        if step == self._updated_at or (guard is not None and guard.skipping):
+        if step == self._updated_at:
             return
-        self._updated_at = step
+        self._updated_at = step  # a skipped step is over, too: the next batch may not step, and must not count for it
+        if guard is not None and guard.skipping:
+            return
         decay = min(self.decay, (1 + step) / (10 + step))
         parameters = dict(_trained(pl_module))
         torch._foreach_lerp_(
