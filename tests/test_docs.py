@@ -45,6 +45,7 @@ def test_links_to_other_files_become_their_names() -> None:
         localise("[gone](../nowhere.py)", "docs")
 
 
+@pytest.mark.slow
 def test_the_reference_has_every_setting_with_default_and_source() -> None:
     page = build_page()
     for path in CONF.rglob("*.yaml"):

@@ -18,6 +18,7 @@ from ifpn.cli.jobs import Job, swept_keys
 from ifpn.cli.processes import clean_environment, job_command
 from ifpn.cli.sweep import SweepError, run_sweep
 from ifpn.errors import ConfigError
+from ifpn.runs.folder import mark_complete
 from ifpn.runs.identity import config_hash, folder_name, job_folder
 from ifpn.runs.lock import folder_lock
 
@@ -98,6 +99,20 @@ def test_a_job_whose_configuration_cannot_be_read_is_unfinished(text: str, tmp_p
     assert (job.finished(), job.interrupted()) == (False, True)
 
 
+def test_a_job_is_finished_by_its_marker_and_its_configuration(tmp_path: Path) -> None:
+    job = Job(0, ("seed=1",), tmp_path, {"seed": 1})
+    mark_complete(tmp_path, {"seed": 1}, 5, None)
+    assert job.finished()
+    (tmp_path / "config.yaml").write_text("seed: 1")
+    (tmp_path / "complete.json").write_text('{"config_hash": "of another version"}')
+    assert job.finished()
+    (tmp_path / "config.yaml").write_text("[")
+    assert not job.finished()
+    (tmp_path / "config.yaml").write_text("seed: 2")
+    with pytest.raises(ConfigError, match="another configuration"):
+        job.finished()
+
+
 def test_a_pipe_in_the_place_of_a_file_is_not_waited_for(tmp_path: Path) -> None:
     for name in ("config.yaml", "complete.json", "result.json"):
         os.mkfifo(tmp_path / name)
@@ -122,6 +137,15 @@ def test_a_job_that_has_outlived_its_sweep_is_left_alone(tmp_path: Path, monkeyp
         start(tmp_path, monkeypatch, "")
     assert [f.name for f in (tmp_path / "seed=0").iterdir()] == [".lock"]
     assert (tmp_path / "seed=1" / "failed.txt").is_file()  # it ended without a result
+
+
+def test_the_log_of_a_job_is_not_written_through_a_link(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "treasure").write_text("gold")
+    (tmp_path / "sweep" / "seed=0").mkdir(parents=True)
+    (tmp_path / "sweep" / "seed=0" / "job.log").symlink_to(tmp_path / "treasure")
+    with pytest.raises(SweepError, match=r"job\.log is a link to"):
+        start(tmp_path / "sweep", monkeypatch, "print('written')")
+    assert (tmp_path / "treasure").read_text() == "gold"
 
 
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
