@@ -31,6 +31,7 @@ from pytorch_lightning.callbacks import Callback
 
 from benchmarks.lives import Build, Kill, Spoil, compose_train, tensors_hash, train_here, train_in_processes
 from ifpn.config.build import build_detector
+from ifpn.runs.folder import COMPLETE
 
 Levels = Mapping[str, str]
 Moment = tuple[str, int]  # of `Kill`
@@ -53,7 +54,7 @@ SMALL = (
     "image.min_size=[32,64]",
     "image.max_size=96",
 )
-PATIENCE = 600.0  # seconds that a life may take, and that a rank waits for another
+PATIENCE = 3600.0  # seconds that a life may take, and that a rank waits for another, on however busy a machine
 TWO = (
     "trainer=ddp",
     "trainer.devices=2",
@@ -158,7 +159,8 @@ class Trial:
         plain = {**self.levels, "workers": "0", "killed": "in a step", "ranks": self.levels["ranks"][0]}
         run = folder / re.sub(r"[^\w-]+", "-", "_".join(["whole", *plain.values()]))
         began = time.monotonic()
-        if not run.exists():
+        if not (run / COMPLETE).exists():
+            shutil.rmtree(run, ignore_errors=True)
             self._live(run, self.settings(plain), [], None)
         return run, time.monotonic() - began
 

@@ -147,7 +147,7 @@ INSPECT = [
 Convergence, feature maps and receptive field of a trained i-FPN. Run notebook 02 first, or give a checkpoint
 of your own. The same pictures come from `python report.py`.""",
     "parameters",
-    """CKPT, PHOTOS = "runs/notebook/best.ckpt", "data/shapes"
+    """CKPT, PHOTOS = "runs/notebook/best.ckpt", "data/shapes_224_80_0"
 OUT = "runs/notebook_figures"
 EVALS, PRODUCTS, IMAGES, PROBES = 20, [1, 2, 3, 5, 8], 2, 2""",
     "code",
@@ -242,7 +242,7 @@ EXPORT = [
 A trained detector as one ONNX file, run by onnxruntime alone; then a clip, each frame of which starts its solve from
 the frame before. Run notebook 02 first, or give a checkpoint of your own. Needs `pip install 'ifpn[export,video]'`.""",
     "parameters",
-    """CKPT, PHOTOS = "runs/notebook/best.ckpt", "data/shapes/images"
+    """CKPT, PHOTOS = "runs/notebook/best.ckpt", "data/shapes_224_80_0/images"
 OUT = "runs/notebook_export"
 EVALS, SCENES, SECONDS, RATE, WIDTH, HEIGHT = 2, 3, 1, 12, 320, 256""",
     "code",

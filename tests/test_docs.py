@@ -45,6 +45,7 @@ def test_links_to_other_files_become_their_names() -> None:
         localise("[gone](../nowhere.py)", "docs")
 
 
+@pytest.mark.slow
 def test_the_reference_has_every_setting_with_default_and_source() -> None:
     page = build_page()
     for path in CONF.rglob("*.yaml"):
@@ -94,3 +95,13 @@ def test_private_interfaces_are_listed_for_those_who_upgrade() -> None:
     assert {"_FitLoop", "_signal_connector", "_internal"} <= set(used)
     listed = (ROOT / "CONTRIBUTING.md").read_text()
     assert {name: file for name, file in used.items() if name not in listed} == {}
+
+
+def test_every_door_of_the_threat_model_names_a_test_that_exists() -> None:
+    text = (ROOT / "SECURITY.md").read_text()
+    doors = [line for line in text.splitlines() if line.startswith("| ") and "door" not in line]
+    guards = [re.findall(r"`(tests/[\w/]+\.py)::(\w+)`", door) for door in doors]
+    assert len(doors) > 12
+    assert [door for door, named in zip(doors, guards, strict=True) if not named] == []
+    for file, name in (guard for named in guards for guard in named):
+        assert f"\ndef {name}(" in (ROOT / file).read_text(), name

@@ -18,6 +18,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from ifpn.cli import hydra_guard
+from ifpn.cli.cores import wait_asleep
 from ifpn.cli.messages import format_error
 from ifpn.cli.quoting import expand_seeds, quote_paths
 from ifpn.config.expansion import check_interpolations
@@ -53,6 +54,7 @@ def command(config_name: str) -> Callable[[Callable[[DictConfig], None]], Callab
         failed: list[Exception] = []
 
         def run() -> None:
+            wait_asleep()
             # Hydra then lets its exceptions through, so that they can be told in our words.
             os.environ["HYDRA_FULL_ERROR"] = "1"
             hydra_guard.install()

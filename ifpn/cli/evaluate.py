@@ -11,6 +11,7 @@ from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 from rich.progress import track
 
+from ifpn.cli.cores import limit_threads
 from ifpn.config.build import build_part
 from ifpn.config.stored import check_stored_data
 from ifpn.data import ClassMismatch, DetectionData
@@ -41,6 +42,7 @@ def evaluate(cfg: DictConfig) -> CocoResult | None:
         raise ConfigError("give exactly one of ckpt=…/best.ckpt (a detector) and predictions=FILE.json (its boxes).")
     if cfg.submission is not None:
         submission_name(cfg.submission)
+    limit_threads()
     console, out = Console(highlight=False), Path(cfg.run_dir)
     out.mkdir(parents=True, exist_ok=True)
     if cfg.predictions is not None:

@@ -13,6 +13,7 @@ from omegaconf import DictConfig
 from rich.console import Console
 from rich.progress import track
 
+from ifpn.cli.cores import limit_threads
 from ifpn.cli.sources import download_folder, find_sources
 from ifpn.data import BadImage
 from ifpn.detections import Detections
@@ -31,6 +32,7 @@ def predict(cfg: DictConfig) -> None:
         ConfigError: the pictures would overwrite the images.
         BadImage: an unusable image under `on_bad_image=refuse`, or no usable one at all.
     """
+    limit_threads()
     if cfg.stream is not None:
         if cfg.flip or not (cfg.size is None or isinstance(cfg.size, int)):
             raise ConfigError("flip=true and several sizes are for images: leave them out with stream=….")

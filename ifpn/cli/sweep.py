@@ -16,7 +16,7 @@ from typing import Any
 from ifpn.cli.jobs import Job
 from ifpn.cli.processes import Processes, job_command, last_line
 from ifpn.errors import UserError
-from ifpn.runs.files import write_json
+from ifpn.runs.files import refuse_links, write_json
 from ifpn.runs.folder import JOB_LOG, SWEEP
 from ifpn.runs.lock import folder_lock
 
@@ -80,6 +80,7 @@ def _run_job(job: Job, total: int, shown: bool, processes: Processes, hydra_over
             return Outcome(job, "skipped")
         resume = job.interrupted()
         job.check_free()
+        refuse_links(job.folder, [JOB_LOG])
     except UserError as error:
         # Not marked in the folder, which holds, or is held by, somebody else's run.
         return Outcome(job, "failed", str(error))

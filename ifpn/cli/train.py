@@ -14,6 +14,7 @@ from rich.console import Console
 from torch import nn
 
 from ifpn.cli.command import choices
+from ifpn.cli.cores import limit_threads
 from ifpn.cli.header import config_changes, print_header, print_result, say
 from ifpn.cli.warnings import silence_known_warnings
 from ifpn.config.build import build_detector, build_list, build_part, without_weights
@@ -56,6 +57,7 @@ def train(cfg: DictConfig, build: Build = build_detector) -> dict[str, float]:
         check_buildable(cfg)
     run_dir = Path(cfg.run_dir)
     trainer = build_trainer(cfg, run_dir)
+    limit_threads(trainer.num_devices)
     with folder_lock(run_dir, "run_dir") if trainer.is_global_zero else nullcontext():
         return _train(cfg, build, trainer, run_dir)
 

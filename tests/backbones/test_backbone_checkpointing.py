@@ -36,6 +36,7 @@ def step(backbone: nn.Module) -> tuple[Tensor, int]:
 
 @pytest.mark.parametrize(("frozen_stages", "frozen_norm"), [(0, False), (2, True)])
 @pytest.mark.parametrize("name", MAKERS)
+@pytest.mark.slow
 def test_gradients_and_statistics_are_the_same_to_the_bit(name: str, frozen_stages: int, frozen_norm: bool) -> None:
     torch.manual_seed(0)
     plain, thrifty = (MAKERS[name]("none", frozen_stages, frozen_norm, checkpointing=c) for c in (False, True))

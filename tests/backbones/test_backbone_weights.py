@@ -79,6 +79,7 @@ def test_a_backbone_file_of_its_own_loads_back_with_offsets(tmp_path) -> None:
 
 @pytest.mark.parametrize("name", ["resnet18", "efficientnet_lite0"])
 @pytest.mark.parametrize("kind", ["checkpoint", "export"])
+@pytest.mark.slow
 def test_the_backbone_of_a_detector_is_taken(tmp_path: Path, name: str, kind: str) -> None:
     make = getattr(backbones, name)
     trained = make("none", 0, False)

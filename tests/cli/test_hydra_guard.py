@@ -56,6 +56,7 @@ CASES = [(node, FLAGS[i % 3]) for i, node in enumerate(NODES)] + [("callbacks", 
 
 
 @pytest.mark.parametrize(("name", "flags"), CASES)
+@pytest.mark.slow
 def test_a_configuration_file_cannot_make_hydra_run_anything(
     name: str, flags: Sequence[str], run, tmp_path: Path
 ) -> None:  # type: ignore[no-untyped-def]

@@ -124,6 +124,15 @@ def test_a_job_that_has_outlived_its_sweep_is_left_alone(tmp_path: Path, monkeyp
     assert (tmp_path / "seed=1" / "failed.txt").is_file()  # it ended without a result
 
 
+def test_the_log_of_a_job_is_not_written_through_a_link(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "treasure").write_text("gold")
+    (tmp_path / "sweep" / "seed=0").mkdir(parents=True)
+    (tmp_path / "sweep" / "seed=0" / "job.log").symlink_to(tmp_path / "treasure")
+    with pytest.raises(SweepError, match=r"job\.log is a link to"):
+        start(tmp_path / "sweep", monkeypatch, "print('written')")
+    assert (tmp_path / "treasure").read_text() == "gold"
+
+
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_signal_stops_the_jobs_and_is_told_in_a_sentence(
     number: signal.Signals,

@@ -41,6 +41,7 @@ def test_same_batches_with_and_without_workers(small_shapes: Path) -> None:
 
 
 @pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.slow
 def test_resumed_batches_are_the_tail(small_shapes: Path, workers: int) -> None:
     data = module(small_shapes)
     loader = data.train_dataloader()

@@ -32,6 +32,7 @@ def eager(name: str, neck: object = TorchvisionFPN) -> nn.Module:
 
 @pytest.mark.parametrize("neck", [TorchvisionFPN, implicit], ids=["fpn", "implicit"])
 @pytest.mark.parametrize("name", DETECTORS)
+@pytest.mark.slow
 def test_the_same_boxes_alone_and_in_a_batch(name: str, neck: object) -> None:
     """To 1e-4 px and probability: kernels of another batch size add in another order."""
     model = eager(name, neck)

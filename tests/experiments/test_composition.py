@@ -112,6 +112,7 @@ WITHOUT = {"block": "basic", "start": "zero", "jacobian_every": 1.0}
 
 
 @pytest.mark.parametrize(("table", "row"), OURS, ids=words)
+@pytest.mark.slow
 def test_presets_of_small_scales_do_not_reach_the_papers_neck(table: Table, row: Row) -> None:
     """weight norm and variational dropout on, no norm after the sum of Eq. 8, every width 256."""
     config = resolved(composed(f"experiment={table.experiment}", *row.overrides, "scale=paper", "data.root=somewhere"))
@@ -132,6 +133,7 @@ def test_presets_of_small_scales_do_not_reach_the_papers_neck(table: Table, row:
 
 
 @pytest.mark.parametrize("table", TABLES[:5], ids=words)
+@pytest.mark.slow
 def test_rows_of_a_small_table_are_trained_alike(table: Table) -> None:
     """Same data, images, backbone, width, optimiser and steps in all rows: what differs is what the table is about."""
     made = [

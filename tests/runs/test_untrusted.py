@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import os
 import zipfile
@@ -19,9 +20,14 @@ from benchmarks.fuzz_files import fuzz_all, small_checkpoint
 from ifpn.config.build import build_detector
 from ifpn.config.paths import CONF
 from ifpn.config.stored import check_stored_data
-from ifpn.errors import ConfigError
+from ifpn.data.coco import stream
+from ifpn.data.coco.stream import stream_coco
+from ifpn.errors import ConfigError, UserError
+from ifpn.evaluation.predictions import read_predictions
+from ifpn.reading import read_json, read_yaml
 from ifpn.runs.checkpoint import FORMAT, SafeCheckpointIO, latest_readable, read_checkpoint
 from ifpn.runs.export import export
+from ifpn.runs.result import RunResult
 
 
 @pytest.fixture(scope="module")
@@ -89,6 +95,7 @@ def test_a_file_without_digest_is_read_as_version_0_1_wrote_it(tmp_path: Path) -
     ],
 )
 @pytest.mark.parametrize("place", ["neck", "csc"])
+@pytest.mark.slow
 def test_a_stored_configuration_builds_parts_of_a_detector_only(
     target: str, place: str, trained: dict[str, Any], tmp_path: Path
 ) -> None:
@@ -123,6 +130,7 @@ def _nested(depth: int) -> Any:
         (lambda c: c.update(more=[0] * 30_000), "30[0-9]{3} values"),
     ],
 )
+@pytest.mark.slow
 def test_a_stored_configuration_cannot_ask_for_more_than_a_detector(
     change: Callable[[dict[str, Any]], None], words: str, trained: dict[str, Any], tmp_path: Path
 ) -> None:
@@ -188,6 +196,34 @@ def test_a_description_that_is_no_description_is_refused(text: str, tmp_path: Pa
     (tmp_path / "export/config.json").write_text(text)
     with pytest.raises(ConfigError, match=r"is damaged|was not written"):
         ifpn.load(tmp_path / "export")
+
+
+DOORS: dict[str, Callable[[Path], Any]] = {
+    "JSON": read_json,
+    "YAML": read_yaml,
+    "a result": RunResult.read,
+    "predictions": read_predictions,
+    "annotations": lambda path: list(stream_coco(path)),
+    "a checkpoint": read_checkpoint,
+}
+
+
+@pytest.mark.parametrize("door", DOORS)
+def test_a_pipe_a_device_and_an_endless_file_are_refused_at_every_door(
+    door: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stream, "LARGEST", 2**20)
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "numbers").write_text('{"a": ' + "1" * 5000 + "}")
+    (tmp_path / "deep").write_text("[" * 100_000)
+    with open(tmp_path / "endless", "wb") as file:
+        file.truncate(2**40)  # takes no room on the disk
+    (tmp_path / "unpacks.json").write_bytes(gzip.compress(b" " * 2**21))
+    for name in ("pipe", "numbers", "deep", "endless", "unpacks.json"):
+        with pytest.raises(UserError):
+            DOORS[door](tmp_path / name)
+    with pytest.raises(UserError):
+        DOORS[door](Path("/dev/zero"))
 
 
 def test_the_data_set_of_a_checkpoint_is_read_never_drawn() -> None:

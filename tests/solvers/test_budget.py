@@ -16,7 +16,8 @@ EASY, HARD = Budget(0.6, 4, Implicit(Neumann(), 2)), Budget(0.8, 10, Implicit(ma
 
 
 def regimes(*radii: float, easy: Budget | None = EASY, hard: Budget | None = HARD) -> list[str]:
-    progress, seen = Progress(), []
+    progress = Progress()
+    seen: list[str] = []
     for radius in radii:
         progress.observe(radius, easy, hard)
         seen.append(progress.regime)

@@ -128,6 +128,7 @@ def test_spectral_radius_whatever_the_grad_mode() -> None:
 
 def test_wrong_objects_are_named() -> None:
     z0 = torch.zeros(1, 2)
+    wrong: object
     for wrong in (Broyden, "broyden", GMRES(), None):
         with pytest.raises(TypeError, match=r"must be Broyden\(\), Anderson\(\) or Picard\(\)"):
             solve(torch.sin, z0, wrong, max_evals=3)  # type: ignore[arg-type]

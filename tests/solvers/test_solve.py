@@ -12,10 +12,19 @@ from scipy.optimize import broyden1
 from torch import Tensor
 
 from ifpn.solvers import Anderson, Broyden, Picard, Status, solve
+from ifpn.solvers.step_rule import StepRule
 
 from .problems import F64, Counted, inputs, linear_map, matrix, tanh_map
 
-RULES = [Broyden(), Broyden(0.6), Broyden(memory=4), Anderson(5), Anderson(3, 0.6), Picard(), Picard(0.6)]
+RULES: list[StepRule] = [
+    Broyden(),
+    Broyden(0.6),
+    Broyden(memory=4),
+    Anderson(5),
+    Anderson(3, 0.6),
+    Picard(),
+    Picard(0.6),
+]
 rules = pytest.mark.parametrize("rule", RULES, ids=repr)
 
 

@@ -17,8 +17,8 @@ from ifpn.errors import ConfigError
 from ifpn.runs.checkpoint import read_checkpoint
 from ifpn.runs.folder import completion
 from ifpn.runs.lock import FolderBusyError, folder_lock
-from ifpn.training.start import initialise
-from tests.training.harness import STEPS, configuration, train_here, train_in_processes
+from ifpn.training.start import check_fits, find_start, initialise
+from tests.training.harness import STEPS, Tiny, configuration, train_here, train_in_processes
 
 pytestmark = pytest.mark.process
 
@@ -113,6 +113,15 @@ def test_class_layers_follow_the_names() -> None:
     assert torch.equal(blocks[2], before["box_predictor.weight"].view(3, 4, 3)[2])
     with pytest.raises(ConfigError, match=r"init=b: none of its 1 tensors fits"):
         initialise(new, {**trained, "state_dict": {"detector.x": torch.zeros(1)}}, "b", ["eel", "fox"], layers)
+
+
+def test_weights_of_another_width_are_told(finished: Path) -> None:
+    start = find_start("last", finished)
+    names = start.metadata["class_names"]
+    other = nn.ModuleDict(Tiny(len(names)).named_children())
+    other["mix"] = nn.Conv2d(8, 16, 3)
+    with pytest.raises(ConfigError, match=r"holds another detector: 2 of its tensors differ .* e\.g\. mix\.weight \(8"):
+        check_fits(start, other, torch.optim.SGD(other.parameters()), names)
 
 
 def test_the_optimiser_cannot_change_within_a_run(finished: Path, small_data: Path) -> None:
