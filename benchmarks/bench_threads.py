@@ -29,7 +29,8 @@ def step_seconds(steps: int) -> float:
     from benchmarks.lives import compose_train
     from ifpn.config.build import build_detector
 
-    cfg = compose_train(["detector=atss", "backbone=resnet18", "backbone.weights=none", "neck.out_channels=64"])
+    small = ("backbone.weights=none", "neck.out_channels=32", "image.min_size=[128]", "image.max_size=128")
+    cfg = compose_train(["detector=atss", "backbone=resnet18", *small])
     torch.manual_seed(0)
     detector = build_detector(cfg, 8).train()
     optimiser = torch.optim.AdamW(p for p in detector.parameters() if p.requires_grad)
@@ -38,7 +39,7 @@ def step_seconds(steps: int) -> float:
     for _ in range(steps + 1):
         began = time.perf_counter()
         optimiser.zero_grad()
-        torch.stack(list(detector(list(torch.rand(2, 3, 192, 192)), targets).values())).sum().backward()
+        torch.stack(list(detector(list(torch.rand(2, 3, 128, 128)), targets).values())).sum().backward()
         optimiser.step()
         seconds.append(time.perf_counter() - began)
     return statistics.median(seconds[1:])

@@ -30,9 +30,19 @@ class Job:
         Raises:
             ConfigError: it holds a run of another configuration.
         """
-        self._check_same()
-        done = completion(self.folder)
-        return done is not None and done["config_hash"] == config_hash(self.config)
+        done, mine = completion(self.folder), config_hash(self.config)
+        try:
+            before = read_yaml(self.folder / CONFIG)
+        except ConfigError:
+            before = None
+        if not isinstance(before, dict):  # not there, or cut off by a kill or a full disk
+            return done is not None and done["config_hash"] == mine
+        if config_hash(before) != mine:
+            raise ConfigError(
+                f"{self.folder} holds a run of another configuration with the same overrides (the files in conf/ "
+                "have changed since): give another hydra.sweep.dir, or remove the folder."
+            )
+        return done is not None  # whatever its hash: another version may compute another one
 
     def interrupted(self) -> bool:
         """A run was started here and did not finish."""
@@ -65,17 +75,6 @@ class Job:
         except ConfigError:
             return {}
         return result if isinstance(result, dict) else {}
-
-    def _check_same(self) -> None:
-        try:
-            before = read_yaml(self.folder / CONFIG)
-        except ConfigError:
-            return  # not there, or cut off by a kill or a full disk: the job writes it again
-        if isinstance(before, dict) and config_hash(before) != config_hash(self.config):
-            raise ConfigError(
-                f"{self.folder} holds a run of another configuration with the same overrides (the files in conf/ "
-                "have changed since): give another hydra.sweep.dir, or remove the folder."
-            )
 
 
 def swept_keys(jobs: Sequence[Sequence[str]]) -> set[str]:

@@ -18,6 +18,7 @@ from ifpn.cli.jobs import Job, swept_keys
 from ifpn.cli.processes import clean_environment, job_command
 from ifpn.cli.sweep import SweepError, run_sweep
 from ifpn.errors import ConfigError
+from ifpn.runs.folder import mark_complete
 from ifpn.runs.identity import config_hash, folder_name, job_folder
 from ifpn.runs.lock import folder_lock
 
@@ -96,6 +97,20 @@ def test_a_job_whose_configuration_cannot_be_read_is_unfinished(text: str, tmp_p
     (tmp_path / "config.yaml").write_text(text, encoding="latin-1")
     job = Job(0, ("seed=1",), tmp_path, {"seed": 1})
     assert (job.finished(), job.interrupted()) == (False, True)
+
+
+def test_a_job_is_finished_by_its_marker_and_its_configuration(tmp_path: Path) -> None:
+    job = Job(0, ("seed=1",), tmp_path, {"seed": 1})
+    mark_complete(tmp_path, {"seed": 1}, 5, None)
+    assert job.finished()
+    (tmp_path / "config.yaml").write_text("seed: 1")
+    (tmp_path / "complete.json").write_text('{"config_hash": "of another version"}')
+    assert job.finished()
+    (tmp_path / "config.yaml").write_text("[")
+    assert not job.finished()
+    (tmp_path / "config.yaml").write_text("seed: 2")
+    with pytest.raises(ConfigError, match="another configuration"):
+        job.finished()
 
 
 def test_a_pipe_in_the_place_of_a_file_is_not_waited_for(tmp_path: Path) -> None:
