@@ -22,7 +22,8 @@ from benchmarks.bench_solver import clock, median
 from benchmarks.bench_step import MIB, Peak, build, peak_here
 from ifpn.plots.style import BLUE, ORANGE, figure
 
-FIXED = "neck=implicit solver=fast solver.easy=null solver.hard=null solver.rtol=0 solver.backward.rtol=0"
+BUDGET = "solver.easy=null solver.hard=null solver.rtol=0 solver.test_rtol=null solver.backward.rtol=0"
+FIXED = f"neck=implicit solver=fast {BUDGET}"
 CASES = {"FPN": "neck=fpn", "2 at test": f"{FIXED} solver.test_evals=2", "7 at test": f"{FIXED} solver.test_evals=7"}
 STATES = 2 * 5 + 4
 HEADS = (

@@ -19,7 +19,8 @@ from ifpn.config.stored import check_stored_data
 from ifpn.data import DetectionData
 from ifpn.errors import ConfigError
 from ifpn.runs.restore import read_trained, restore_detector
-from ifpn.solvers import Unroll
+from ifpn.solvers import Equilibrium, Unroll
+from ifpn.training.solver_state import equilibrium_neck
 
 CLASSES, BOXES = 80, 8
 
@@ -145,6 +146,9 @@ def trained_case(run: str, overrides: Sequence[str], options: argparse.Namespace
         changes = OmegaConf.from_dotlist([o for o in overrides if o not in preset])
         body: Any = detector.body
         body.neck.solver = instantiate(OmegaConf.merge({"solver": node}, changes).solver)
+    neck: Any = equilibrium_neck(detector)
+    if neck is not None and isinstance(neck.solver, Equilibrium):  # with the budget that it trained with at the end
+        neck.solver.load_state_dict(checkpoint["ifpn"].get("solver") or {})
     data: DetectionData = instantiate(check_stored_data(config["data"]), batch_size=options.batch)
     items = [data.val_dataset[i] for i in range(options.batch)]
     images = [image.float() / 255 for image, _ in items]

@@ -204,7 +204,7 @@ def prepared(options: Options) -> tuple[Predictor, Predictor]:
     neck = next((part for part in ours.detector.modules() if isinstance(part, EquilibriumNeck)), None)
     if neck is None or not isinstance(neck.solver, Equilibrium):
         raise ConfigError(f"ckpt={options.ckpt}: must be a detector whose neck solves an equilibrium.")
-    neck.solver = dataclasses.replace(neck.solver, rtol=options.rtol)
+    neck.solver = dataclasses.replace(neck.solver, rtol=options.rtol, test_rtol=None)
     return ours, fpn
 
 

@@ -64,7 +64,7 @@ def ap_by_evaluations(
     labels = match_classes(predictor.class_names, data.class_names)
     found = []
     for evals in budgets:
-        with solved_by(predictor, replace(solver, test_evals=evals, rtol=0.0, atol=0.0)):
+        with solved_by(predictor, replace(solver, test_evals=evals, rtol=0.0, test_rtol=None, atol=0.0)):
             found.append(_at_budget(predictor, data, labels, evals, images))
         progress(found[-1])
     return found

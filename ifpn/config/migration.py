@@ -49,7 +49,15 @@ ADDED: dict[str, dict[str, Any]] = {
         **{"jacobian_every": 1.0, "contraction_penalty": 0.0, "contraction_margin": 0.9},
     },
     "ifpn.solvers.Equilibrium": {
-        **{"warmup": 0.0, "warmup_evals": 2, "random_evals": None, "easy": None, "hard": None, "radius_every": 100},
+        **{
+            "test_rtol": None,
+            "warmup": 0.0,
+            "warmup_evals": 2,
+            "random_evals": None,
+            "easy": None,
+            "hard": None,
+            "radius_every": 100,
+        },
     },
     "ifpn.necks.FPN": {"residual_block": False, "weight_norm": True, "dropout": 0.05},
     "ifpn.necks.StackedFPN": {

@@ -34,6 +34,7 @@ class Equilibrium:
         test_evals: the same in evaluation. (Without gradients the value costs nothing more.)
         rtol, atol: stop early at |f(z) - z| <= max(atol, rtol |f(z)|); 0 never stops early. Under bfloat16
             autocast a tolerance below 5e-3 cannot be met.
+        test_rtol: `rtol` in evaluation; None: the same.
         backward: how to differentiate.
         warmup: a training begins with `warmup_evals` plain evaluations and ordinary backpropagation (`Unroll`): for
             this share of its steps, below 1, or this number of steps. As IFR does, by two of the paper's authors.
@@ -54,6 +55,7 @@ class Equilibrium:
     rtol: Annotated[float, Ge(0), Le(1)] = 0.0
     atol: Annotated[float, Ge(0)] = 0.0
     backward: Backward = field(default_factory=Implicit)
+    test_rtol: Annotated[float, Ge(0), Le(1)] | None = None
     warmup: Annotated[float, Ge(0), Le(1e9)] = 0.0
     warmup_evals: Annotated[int, Ge(1), Le(1000)] = 2
     random_evals: Annotated[Sequence[Evals], Length(2, 2)] | None = None
@@ -103,7 +105,8 @@ class Equilibrium:
         if training and self.progress.unrolled:
             return Unroll(self.warmup_evals)(f, z0, training=True)
         evals, backward = self._spend() if training else (self.test_evals, self.backward)
-        return fixed_point(f, z0, forward=Forward(self.forward, evals, self.rtol, self.atol), backward=backward)
+        rtol = self.rtol if training or self.test_rtol is None else self.test_rtol
+        return fixed_point(f, z0, forward=Forward(self.forward, evals, rtol, self.atol), backward=backward)
 
     def _spend(self) -> tuple[int, Backward]:
         """Evaluations and gradient of the next training step."""

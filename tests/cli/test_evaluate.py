@@ -30,10 +30,10 @@ class LeftHalf(nn.Module):
 def evaluate(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., object]:
     def run(root: Path, ids: tuple[int, int] = (3, 17), data: dict | None = None, **more: object) -> object:
         detector = Predictor(LeftHalf(), ["cat", "dog"], list(ids), {}, torch.device("cpu"))
-        monkeypatch.setattr(module, "load", lambda path, device: detector)
+        monkeypatch.setattr(module, "load", lambda path, device, **_: detector)
         node = {"_target_": "ifpn.data.DetectionData", "root": str(root), "batch_size": 2, "seed": 0, "workers": 0}
         settings = {"ckpt": "x.ckpt", "predictions": None, "submission": None, "test_evals": None, "device": "cpu"}
-        settings |= {"batch_size": 2}
+        settings |= {"batch_size": 2, "size": None, "flip": False}
         thresholds = {"iou_threshold": 0.5, "score_threshold": 0.3}
         cfg = {**settings, "confusion": thresholds, "run_dir": str(tmp_path / "out"), "data": {**node, **(data or {})}}
         made = OmegaConf.create({**cfg, **more})

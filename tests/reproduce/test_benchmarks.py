@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import copy
+import importlib
 import json
 import sys
 from argparse import Namespace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -15,9 +17,7 @@ from benchmarks import bench_step, cost_growth, step_case
 from ifpn.errors import ConfigError
 from tests.conftest import ROOT
 from tests.evaluation.cases import random_case
-from tests.reproduce.test_equilibria import CONTRACTION, make
-from tests.reproduce.test_scripts import script
-from tests.reproduce.test_starts import data_of
+from tests.reproduce.cases import CONTRACTION, data_of, make, script
 
 
 def answered(name: str, arguments: list[str], monkeypatch: pytest.MonkeyPatch) -> object:
@@ -121,3 +121,19 @@ def test_how_cost_grows_is_a_table_and_a_picture(
     # 32 channels, 64 + 16 + 4 + 1 + 1 cells, 4 bytes, 14 states
     assert lines[0][-1] == f"{14 * 4 * 32 * 86 / 2**20:.1f} |"
     assert (tmp_path / "growth.png").is_file()
+
+
+@pytest.mark.slow
+def test_an_exported_detector_is_timed_beside_an_exported_fpn(tmp_path: Path) -> None:
+    for package in ("onnx", "onnxruntime"):
+        pytest.importorskip(package, reason="the extra 'export'")
+    bench = importlib.import_module("benchmarks.export_latency")
+    small = ["backbone=resnet18", "neck.out_channels=16", "detector=atss", "image.min_size=[64]", "image.max_size=96"]
+    options = Namespace(settings=small, evals=[1, 2], runtimes=[], threads=1)
+    made = bench.contestants(options, tmp_path)
+    seconds = bench.measure(made, np.zeros((64, 80, 3), dtype=np.uint8), rounds=3)
+    assert {len(values) for values in seconds.values()} == {3}
+    lines = bench.table(seconds).splitlines()
+    assert lines[0] == "| | eager | onnxruntime |"
+    assert [line.split(" | ")[0] for line in lines[2:]] == ["| FPN", "| i-FPN, 1 of G", "| i-FPN, 2 of G"]
+    assert lines[2].endswith(" (1.00) |")
