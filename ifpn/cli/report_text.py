@@ -69,8 +69,10 @@ def write_report(
 
 def _printed(title: str, heads: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
     table = Table(title=title, title_justify="left")
-    for place, head in enumerate(heads):
-        table.add_column(head, justify="right" if place else "left")
+    longest = max((len(row[0]) for row in rows), default=0)
+    table.add_column(heads[0], min_width=min(longest, 24), overflow="fold")
+    for head in heads[1:]:
+        table.add_column(head, justify="right")
     for row in rows:
         table.add_row(*row)
     return table

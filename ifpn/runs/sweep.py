@@ -52,7 +52,20 @@ class SweptRun:
     @property
     def variant(self) -> str:
         """Equal for two runs that differ in the seed alone."""
-        return config_hash({**self.content["config"], "seed": None})
+        return config_hash(self.repeated)
+
+    @property
+    def repeated(self) -> dict[str, Any]:
+        """The configuration without what differs from seed to seed.
+
+        What a group says counts where it is used: the neck has its own copy of the solver and the cross-scale block, an
+        FPN has none, and the order of the images follows the seed.
+        """
+        config = {key: value for key, value in self.content["config"].items() if key not in ("solver", "csc")}
+        data = config.get("data") or {}
+        if data.get("seed") == self.seed:
+            config["data"] = {**data, "seed": None}
+        return {**config, "seed": None}
 
 
 @dataclass(frozen=True)
@@ -152,7 +165,7 @@ def _names(runs: Sequence[SweptRun]) -> list[str]:
     if len(set(names)) == len(runs):
         return names
     # Started by hand, or by an older configuration: the settings themselves tell them apart.
-    settings = [dict(_leaves(run.content["config"], "")) for run in runs]
+    settings = [dict(_leaves(run.repeated, "")) for run in runs]
     return [" ".join(filter(None, pair)) for pair in zip(names, _named_by(settings), strict=True)]
 
 

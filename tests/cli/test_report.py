@@ -21,7 +21,8 @@ SUMMARY = dict.fromkeys(("AP50", "AP75", "APs", "APm"), 0.1) | {"APl": -1}
 def write(folder: Path, neck: str, seed: int, ap: float, root: str = "nowhere", **changes: Any) -> None:
     """A finished run as the launcher leaves it."""
     (folder / "hydra").mkdir(parents=True)
-    config = {"neck": {"_target_": neck}, "seed": seed, "run_dir": str(folder), "data": {"root": root}}
+    config = {"neck": {"_target_": neck}, "seed": seed, "run_dir": str(folder), "data": {"root": root, "seed": seed}}
+    config["solver"] = {"train_evals": 7 + seed} if neck == "fpn" else {}  # of a default that changed meanwhile
     content: dict[str, Any] = {"complete": True, "seed": seed, "steps": 10, "summary": {"AP": ap, **SUMMARY}}
     content |= {"config": config, "parameters": 2_000_000, "solver": {"spectral_radius": 0.5}} | changes
     (folder / "result.json").write_text(json.dumps(content))
