@@ -252,6 +252,8 @@ def to_tensor(image: OneImage, *, bgr: bool = False) -> Tensor:
                 return decode_image(Image.open(buffer))
             except OSError as error:
                 raise ImageError(f"{len(image)} bytes that are no image file: must be {ALLOWED}.") from error
+    if isinstance(image, str) and image.startswith(("http://", "https://")):
+        raise ImageError(f"{image}: must be a file. Download it, and give the file or its bytes.")
     if isinstance(image, str | os.PathLike):
         return decode_image(Path(image))
     if isinstance(image, Image.Image):
@@ -265,27 +267,40 @@ def to_tensor(image: OneImage, *, bgr: bool = False) -> Tensor:
 
 def _from_array(image: NDArray[Any], bgr: bool) -> Tensor:
     if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or 0 in image.shape:
-        hint = " Move the channels to the end: x.transpose(1, 2, 0)." if image.ndim == 3 and image.shape[0] == 3 else ""
-        raise ImageError(f"an array of {image.dtype} and shape {image.shape}: must be uint8 (H, W, 3), RGB.{hint}")
+        raise ImageError(
+            f"an array of {image.dtype} and shape {image.shape}: must be uint8 (H, W, 3), RGB.{_array_hint(image)}"
+        )
     ordered = image[:, :, ::-1] if bgr else image
     return torch.from_numpy(np.ascontiguousarray(ordered.transpose(2, 0, 1)))
 
 
+def _array_hint(image: NDArray[Any]) -> str:
+    if image.ndim == 4:
+        return " Give several images as a list: list(x)."
+    if image.ndim == 2:
+        return " Repeat the grey channel: np.stack([x] * 3, axis=2)."
+    if image.ndim == 3 and image.shape[2] == 4:
+        return " Leave the transparency out: x[:, :, :3]."
+    if image.ndim == 3 and image.shape[0] == 3:
+        return " Move the channels to the end: x.transpose(1, 2, 0)."
+    in_unit_range = image.dtype.kind == "f" and image.size > 0 and 0 <= image.min() <= image.max() <= 1
+    return " Bring it to 0..255: (x * 255).round().astype(np.uint8)." if in_unit_range else ""
+
+
 def _checked_tensor(image: Tensor) -> Tensor:
-    if image.ndim != 3 or image.shape[0] != 3 or 0 in image.shape:
+    if image.ndim != 3 or image.shape[0] != 3 or 0 in image.shape or image.layout != torch.strided:
         hint = " Give several images as a list: list(x)." if image.ndim == 4 else ""
-        raise ImageError(f"a tensor of shape {tuple(image.shape)}: must be (3, H, W), RGB.{hint}")
+        raise ImageError(f"a tensor of shape {tuple(image.shape)}: must be (3, H, W), RGB, dense.{hint}")
     if image.dtype == torch.uint8:
         return image
     if not image.is_floating_point():
         raise ImageError(f"a tensor of {image.dtype}: must be uint8, or floating point in 0..1.")
-    low, high = float(image.min()), float(image.max())
+    values = image.detach()
+    low, high = float(values.min()), float(values.max())
     if not (low >= 0 and high <= 1):  # NaN fails both
-        raise ImageError(
-            f"a tensor of {image.dtype} with values from {low:g} to {high:g}: must be in 0..1. "
-            "Divide by 255, or convert to uint8."
-        )
-    return image.float()
+        hint = " Divide by 255, or convert to uint8." if 0 <= low <= high <= 255 else ""
+        raise ImageError(f"a tensor of {image.dtype} with values from {low:g} to {high:g}: must be in 0..1.{hint}")
+    return values.float()
 
 
 def unit_range(image: Tensor) -> Tensor:

@@ -8,6 +8,7 @@ python -m reproduce.neck_costs --neck implicit --csc dense neck.residual_block=f
 import argparse
 from typing import Any
 
+from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
@@ -62,10 +63,11 @@ def _print_table(height: int, width: int, channels: int) -> None:
 
 
 def _print_neck(options: argparse.Namespace) -> None:
-    config = OmegaConf.create(
-        {group: OmegaConf.load(CONF / group / f"{name}.yaml") for group, name in _groups(options).items()}
-        | {"stabilise": False}  # as in the paper's recipes
-    )
+    groups = (f"+neck={options.neck}", f"+csc={options.csc}", "+solver=anderson")
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        # Not stabilised, as in the paper's recipes.
+        config = compose(overrides=[*groups, "+stabilise=false"])
+    OmegaConf.set_struct(config, False)  # a neck takes more than its file names
     config.merge_with_dotlist(options.overrides)
     channels = options.channels or config.neck.out_channels
     make: Any = instantiate(config.neck)
@@ -92,10 +94,6 @@ def _print_neck(options: argparse.Namespace) -> None:
     print(f"{'projection to B':34}" + _figures(b))
     print(f"{'G, one evaluation':34}" + _figures(g) + f"  ({g.gains:,} are gains of weight norm)")
     print(f"{'neck=' + options.neck + ', one evaluation':34}" + _figures(whole))
-
-
-def _groups(options: argparse.Namespace) -> dict[str, str]:
-    return {"neck": options.neck, "csc": options.csc, "solver": "anderson"}
 
 
 def _figures(cost: Cost) -> str:

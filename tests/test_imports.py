@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import ast
 import graphlib
 from pathlib import Path
 
 import pytest
 
+from tests.cases import imports
 from tests.conftest import ROOT
 
 GROUND = {"errors", "bounds", "reading"}
@@ -36,13 +36,6 @@ MAY = {  # a room, and the rooms it may import
     "reports": "",
 }
 FILES = sorted((ROOT / "ifpn").rglob("*.py"))
-
-
-def imports(path: Path) -> list[tuple[str, tuple[str, ...]]]:
-    """(module, names taken from it) of every import of a file, at any depth."""
-    nodes = list(ast.walk(ast.parse(path.read_text())))
-    found = [(n.module or "", tuple(a.name for a in n.names)) for n in nodes if isinstance(n, ast.ImportFrom)]
-    return found + [(a.name, ()) for n in nodes if isinstance(n, ast.Import) for a in n.names]
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(ROOT)))

@@ -11,8 +11,8 @@ from hydra import compose, initialize_config_dir
 
 from ifpn.cli.quoting import quote_paths
 from ifpn.config.paths import CONF
+from tests.cases import imports
 from tests.conftest import ROOT
-from tests.test_imports import imports
 
 README = (ROOT / "README.md").read_text()
 

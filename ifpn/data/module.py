@@ -19,7 +19,7 @@ from ifpn.data.coco.annotations import Categories, CocoAnnotations, load_annotat
 from ifpn.data.coco.defects import DataError, DefectPolicy
 from ifpn.data.coco.layout import SplitPaths, choose_folder, find_split
 from ifpn.data.dataset import CocoDataset, ImageReading, Item, collate
-from ifpn.data.held_back import empty_groups, held_back
+from ifpn.data.held_back import empty_groups, held_back, left_out
 from ifpn.data.sampler import ResumableBatchSampler, ShardSampler, repeat_factors
 
 log = logging.getLogger(__name__)
@@ -188,10 +188,9 @@ class DetectionData(LightningDataModule):
             if not self.train_empty_images:
                 wanted &= annotations.boxes_per_image() > 0
             if not wanted.any():
-                reasons = annotations.log.reasons()
                 raise DataError(
                     f"{paths.annotations} has no image with a usable box: there is nothing to train on"
-                    + (f". Left out: {reasons}" if reasons else "")
+                    + left_out(annotations)
                 )
             self._train = self._dataset(annotations, paths, np.flatnonzero(wanted), self.augment)
         return self._train

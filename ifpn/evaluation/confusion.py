@@ -52,8 +52,8 @@ def confusion_matrix(
         crowd = _array([box for box, _, is_crowd in boxes_of[image_id] if is_crowd])
         found = sorted(found_of[image_id], key=lambda p: -p["score"])
         detected = _array([p["bbox"] for p in found])
-        overlap = _overlap(detected, _array([box for box, _, _ in truth]), over_union=True)
-        in_crowd = _overlap(detected, crowd, over_union=False).max(axis=1, initial=0.0) >= 0.5
+        overlap = overlaps(detected, _array([box for box, _, _ in truth]), over_union=True)
+        in_crowd = overlaps(detected, crowd, over_union=False).max(axis=1, initial=0.0) >= 0.5
         for i, p in enumerate(found):
             best = int(overlap[i].argmax()) if truth else -1
             if best >= 0 and overlap[i, best] >= iou_threshold:
@@ -71,7 +71,7 @@ def _array(boxes: list[list[float]]) -> Boxes:
     return np.array(boxes, dtype=np.float64).reshape(-1, 4)
 
 
-def _overlap(a: Boxes, b: Boxes, *, over_union: bool) -> NDArray[np.float64]:
+def overlaps(a: Boxes, b: Boxes, *, over_union: bool) -> NDArray[np.float64]:
     """(N, M) intersection of x, y, w, h boxes over their union, or over the area of ``a``."""
     low = np.maximum(a[:, None, :2], b[None, :, :2])
     high = np.minimum(a[:, None, :2] + a[:, None, 2:], b[None, :, :2] + b[None, :, 2:])

@@ -11,7 +11,7 @@ import torch
 import yaml
 
 from ifpn.backbones import efficientnet_lite0
-from tests.cli.test_train import SMALL
+from tests.cli.cases import SMALL
 from tests.processes import PATIENCE, command
 
 pytestmark = [pytest.mark.slow, pytest.mark.process]

@@ -33,6 +33,12 @@ def folder(root: Path, *names: str) -> FolderListing:
         ("file:///home/somebody/a.jpg", "a.jpg"),
         ("s3://bucket/set/a.jpg", "a.jpg"),
         ("STRASSE.jpg", "straße.jpg"),
+        ("a.png", "a.jpg"),  # converted
+        ("images/a", "a.JPG"),
+        ("sub/a.b", "sub/a.b.tiff"),
+        ("images\\a1b2c3d4-a.jpg", "a.jpg"),  # Label Studio
+        ("data/local-files/?d=set/images/a.jpg", "a.jpg"),
+        ("a.jpg?size=large", "a.jpg"),
     ],
 )
 def test_another_spelling_is_found(tmp_path: Path, written: str, on_disk: str) -> None:
@@ -47,12 +53,19 @@ def test_a_name_as_written_is_taken_first(tmp_path: Path, name: str) -> None:
 
 def test_what_may_be_several_files_is_none(tmp_path: Path) -> None:
     listing = folder(tmp_path, "x/a.jpg", "y/a.jpg", "B.jpg", "b.JPG")
-    renamed, missing = match_names(listing, ["a.jpg", "b.jpg", "z/a.jpg", "y/A.jpg", "gone.jpg"])
+    renamed, missing = match_names(listing, ["a.jpg", "b.jpg", "z/a.jpg", "y/A.jpg", "gone.jpg", "a.png", "z/a.png"])
     assert renamed == {3: "y/a.jpg"}
     assert missing[0] == "'a.jpg' may be 'x/a.jpg' or 'y/a.jpg'"
     assert "'b.jpg' may be" in missing[1]
     assert missing[2] == "'z/a.jpg'"  # a file of another folder is not the one that was meant
     assert missing[4] == "'gone.jpg'"
+    assert "may be" in missing[5]
+    assert missing[6] == "'z/a.png'"
+
+
+def test_a_label_file_is_no_picture(tmp_path: Path) -> None:
+    listing = folder(tmp_path, "a.jpg", "a.txt", "a.json", "b.txt")
+    assert match_names(listing, ["a", "b"]) == ({0: "a.jpg"}, {1: "'b'"})
 
 
 def test_several_names_for_one_file_are_none(tmp_path: Path) -> None:

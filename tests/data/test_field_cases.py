@@ -180,6 +180,7 @@ def test_normalised_boxes_are_refused_and_read_by_the_setting_that_is_named(tmp_
         (every("annotations", image_id="one"), r"8 of 8.*image_id is 'one'"),
         (every("annotations", category_id=9), r"8 of 8.*unknown_category \(8\).*category_id 9"),
         (every("annotations", iscrowd="maybe"), r"8 of 8.*iscrowd is 'maybe'"),
+        (every("annotations", category_id=lambda a: "square"), r"8 of 8.*category_id is 'square'.*Correct the file$"),
     ],
 )
 def test_a_file_of_which_everything_is_dropped_is_refused_with_counted_reasons(
@@ -189,6 +190,21 @@ def test_a_file_of_which_everything_is_dropped_is_refused_with_counted_reasons(
         read(write(tmp_path, change))
     with pytest.raises(DataError, match=r"no image with a usable box.*8 x "):
         read(tmp_path, policy=DefectPolicy(max_dropped=1.0))
+
+
+def test_crowd_regions_alone_are_named_as_the_reason(tmp_path: Path) -> None:
+    root = write(tmp_path, every("annotations", iscrowd="True"))
+    with pytest.raises(DataError, match=r"nothing to train on\. Left out: 8 x crowd regions"):
+        read(root)
+
+
+def test_a_share_leaves_an_image_on_either_side(tmp_path: Path) -> None:
+    root = write(tmp_path)
+    for share, held in ((0.01, 1), (0.99, 3)):
+        data = read(root, val_share=share)
+        assert (len(data.val_dataset), len(data.train_dataset)) == (held, 4 - held)
+    with pytest.raises(DataError, match=r"data\.val_share=0\.5: must be 0 or null for a single image"):
+        read(write(tmp_path / "one", train=1), val_share=0.5)
 
 
 def test_a_size_that_no_file_tells_is_refused(tmp_path: Path) -> None:

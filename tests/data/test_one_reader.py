@@ -103,6 +103,7 @@ ANNOTATIONS: dict[str, Callable[[Content], None]] = {
     "crowd: absent": each("annotations", iscrowd=lambda a, n: ...),
     "crowd: float": each("annotations", iscrowd=lambda a, n: 0.0),
     "crowd: text": each("annotations", iscrowd=lambda a, n: "0"),
+    "crowd: text false": each("annotations", iscrowd=lambda a, n: "False"),
     "crowd: false": each("annotations", iscrowd=lambda a, n: False),
     "area: absent": each("annotations", area=lambda a, n: ...),
     "area: text": each("annotations", area=lambda a, n: str(a.get("area", "x"))),
@@ -132,6 +133,9 @@ FILES: dict[str, Callable[[str], str]] = {
     "percent": quote,
     "address": lambda name: f"https://example.org/a/{quote(name)}?sig=1",
     "capitals": str.upper,
+    "another format": lambda name: name.replace(".jpg", ".png"),
+    "no ending": lambda name: name.removesuffix(".jpg"),
+    "label studio": lambda name: f"images/0a1b2c3d-{name}",
 }
 ENCODINGS: dict[str, Callable[[str], bytes]] = {
     "utf-8": str.encode,

@@ -38,6 +38,25 @@ def normalised(found: list[dict[str, Any]]) -> None:
         record["bbox"] = [value / SIDE for value in record["bbox"]]
 
 
+def changed(*order: int, factor: float = 1.0) -> Callable[[list[dict[str, Any]]], None]:
+    def change(found: list[dict[str, Any]]) -> None:
+        for record in found:
+            record["bbox"] = [factor * record["bbox"][i] for i in order]
+
+    return change
+
+
+def centred(found: list[dict[str, Any]]) -> None:
+    for record in found:
+        x, y, w, h = record["bbox"]
+        record["bbox"] = [x + w / 2, y + h / 2, w, h]
+
+
+def thousandths(found: list[dict[str, Any]]) -> None:
+    for record in found:
+        record["bbox"] = [value / SIDE * 1000 for value in record["bbox"]]
+
+
 def permuted(found: list[dict[str, Any]]) -> None:
     for record in found:
         record["category_id"] = {1: 4, 4: 7, 7: 1}[record["category_id"]]
@@ -58,6 +77,10 @@ def read(tmp_path: Path, truth: Any, content: Any, caplog: pytest.LogCaptureFixt
     [
         (corners, "boxes leave their images.*probably corners"),
         (normalised, "smaller than two pixels.*look normalised"),
+        (centred, "would if the numbers were centre x, y, width, height"),
+        (changed(1, 0, 3, 2), "would if the numbers were y, x, height, width"),
+        (changed(0, 1, 2, 3, factor=0.5), "pictures of half the size"),
+        (thousandths, "boxes leave their images|thousandths of the picture"),
         (permuted, "have its class, .* would if the classes stood in another order .*'class 4' on 'class 1'"),
     ],
 )

@@ -12,7 +12,7 @@ from torch import Tensor
 from ifpn.csc import PyramidConv
 from ifpn.necks import ImplicitFPN
 from ifpn.solvers import Equilibrium
-from tests.necks.test_neck_spectral import Turn, features
+from tests.necks.cases import Turn, features
 
 
 def linear(radius: float, **options: Any) -> ImplicitFPN:
@@ -27,7 +27,7 @@ def test_contraction_penalty_of_a_turn() -> None:
     """The column sums of [[c, -s], [s, c]] are c + s and c - s."""
     for radius in (0.6, 1.2):
         neck = linear(radius, contraction_penalty=0.5, contraction_margin=0.9)
-        neck(features())
+        neck(features(batch=3))
         (found,) = neck.auxiliary_losses.values()
         number = neck.g.get_parameter("csc.number")
         c, s = number
@@ -36,7 +36,7 @@ def test_contraction_penalty_of_a_turn() -> None:
         for ours, theirs in zip(*(torch.autograd.grad(loss, number) for loss in (found, expected)), strict=True):
             torch.testing.assert_close(ours, theirs)
     assert list(neck.auxiliary_losses) == ["contraction"]
-    neck.eval()(features())
+    neck.eval()(features(batch=3))
     assert neck.auxiliary_losses == {}
 
 
@@ -44,18 +44,18 @@ def test_contraction_penalty_of_a_turn() -> None:
 def test_penalties_come_in_a_share_of_the_steps_at_full_weight() -> None:
     neck = linear(1.2, contraction_penalty=0.5, jacobian_penalty=0.1, jacobian_every=0.25)
     full = linear(1.2, contraction_penalty=0.5)
-    full(features())
+    full(features(batch=3))
     seen: list[bool] = []
     for seed in range(100):
         torch.manual_seed(seed)
-        neck(features())
+        neck(features(batch=3))
         losses = dict(neck.auxiliary_losses)
         assert list(losses) in ([], ["jacobian", "contraction"])
         seen.append(bool(losses))
         if losses:
             torch.testing.assert_close(losses["contraction"], full.auxiliary_losses["contraction"])
         torch.manual_seed(seed)  # a resumed step draws the same
-        neck(features())
+        neck(features(batch=3))
         again: dict[str, Tensor] = neck.auxiliary_losses
         assert list(again) == list(losses)
         assert all(torch.equal(again[name], loss) for name, loss in losses.items())
@@ -66,7 +66,7 @@ def test_nothing_is_drawn_where_nothing_is_asked_for() -> None:
     """The option alone must not change the random numbers of a training."""
     neck = linear(0.5, jacobian_every=0.25)
     before = torch.get_rng_state()
-    neck(features())
+    neck(features(batch=3))
     assert torch.equal(before, torch.get_rng_state())
 
 
@@ -74,7 +74,7 @@ def test_correction_loss_is_the_distance_of_two_evaluations_from_the_equilibrium
     """P* = (1 - J)^-1 J B and P^2 = J B + J^2 B, so P^2 - P* = -J^2 P*: with |J v| = r |v| the distance is r^4."""
     for radius in (0.5, 0.8):
         neck = linear(radius, correction_weight=2.0, solver=Equilibrium(train_evals=60))
-        neck(features())
+        neck(features(batch=3))
         assert neck.auxiliary_losses["correction"].item() == pytest.approx(2 * radius**4, rel=1e-3)
 
 
@@ -84,7 +84,7 @@ def test_correction_loss_brings_the_second_evaluation_to_the_equilibrium() -> No
     optimizer = torch.optim.Adam(neck.g.parameters(), lr=1e-2)
     values = []
     for _ in range(12):
-        outputs = neck(features())
+        outputs = neck(features(batch=3))
         loss = neck.auxiliary_losses["correction"]
         optimizer.zero_grad()
         # Without it G could shrink to nothing, which is close to every fixed point.
@@ -99,7 +99,7 @@ def test_the_statistics_of_batch_norm_are_still_those_of_the_equilibrium() -> No
     for weight in (0.0, 1.0):
         torch.manual_seed(0)
         neck = ImplicitFPN([6, 8], 16, csc=partial(PyramidConv, ibn=True), correction_weight=weight).train()
-        neck(features())
+        neck(features(batch=3))
         states.append({name: value for name, value in neck.state_dict().items() if "running" in name})
     assert states[0]
     assert all(torch.equal(value, states[1][name]) for name, value in states[0].items())

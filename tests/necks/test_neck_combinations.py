@@ -2,14 +2,13 @@
 
 import copy
 import io
-from collections import OrderedDict
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torchvision.ops import FeaturePyramidNetwork
 from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
 
@@ -17,9 +16,12 @@ from ifpn.csc import BiFPNLayer, DenseFusion, NASFPNCell, NoFusion, PyramidConv
 from ifpn.errors import UserError
 from ifpn.necks import FPN, PAFPN, ImplicitFPN, MDEQNeck, Neck, NoFPN, StackedFPN
 from ifpn.solvers import Broyden, Equilibrium, Implicit, OneStep, Phantom, Picard, Unroll, Unrolled
+from tests.necks import cases
 
 CONF = Path(__file__).parents[2] / "conf"
 CHANNELS = [8, 12, 16]
+# 25 -> 13 -> 7 rows; P6 and P7 have 4 and 2.
+features = partial(cases.features, CHANNELS, [(25, 10), (13, 5), (7, 3)], seed=1)
 MDEQ = partial(MDEQNeck, groups=2)
 CSC: dict[str, Callable[[int, int], nn.Module]] = {
     "pyramid": PyramidConv,
@@ -55,16 +57,6 @@ NECKS |= {
     "jacobian": partial(ImplicitFPN, jacobian_penalty=0.1),
     "mdeq jacobian": partial(MDEQ, jacobian_penalty=0.1, expansion=2),
 }
-
-
-def features(batch: int = 2) -> "OrderedDict[str, Tensor]":
-    """25 -> 13 -> 7 rows; P6 and P7 have 4 and 2."""
-    generator = torch.Generator().manual_seed(1)
-    sizes = [(25, 10), (13, 5), (7, 3)]
-    return OrderedDict(
-        (f"c{level + 3}", torch.randn(batch, c, *size, generator=generator))
-        for level, (c, size) in enumerate(zip(CHANNELS, sizes, strict=True))
-    )
 
 
 STEPS = [(name, "fp32") for name in NECKS]

@@ -19,6 +19,7 @@ from ifpn.csc import PyramidConv
 from ifpn.necks import ImplicitFPN
 from ifpn.necks.implicit import EquilibriumNeck
 from ifpn.solvers import Anderson, Equilibrium
+from tests.necks.cases import features
 
 Make = Callable[..., EquilibriumNeck]
 NECKS: dict[str, Make] = {
@@ -31,13 +32,6 @@ NECKS: dict[str, Make] = {
 def front_end_only(monkeypatch: pytest.MonkeyPatch) -> None:
     torch.compiler.reset()
     monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend="eager"))
-
-
-def features(side: int = 8) -> OrderedDict[str, Tensor]:
-    generator = torch.Generator().manual_seed(3)
-    return OrderedDict(
-        (f"c{i + 3}", torch.randn(2, c, side >> i, side >> i, generator=generator)) for i, c in enumerate([6, 8])
-    )
 
 
 def build(make: Make, compile: bool) -> EquilibriumNeck:
@@ -68,7 +62,8 @@ def test_a_compiled_g_changes_nothing(name: str) -> None:
     """Two steps, the weights and the image size changing between them, then evaluation."""
     eager, compiled = build(NECKS[name], False), build(NECKS[name], True)
     for side in (8, 12):
-        for a, b in zip(step(eager, features(side)), step(compiled, features(side)), strict=True):
+        x = features(sizes=((side, side), (side // 2, side // 2)))
+        for a, b in zip(step(eager, x), step(compiled, x), strict=True):
             torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
     assert compiled._compiled is not None
     with torch.inference_mode():

@@ -1,6 +1,6 @@
 """The explicit twins of i-FPN: the same G with own weights, and an FPN with G's residual block."""
 
-from collections import OrderedDict
+from functools import partial
 from typing import Any
 
 import pytest
@@ -10,8 +10,11 @@ from torch import Tensor, nn
 from ifpn.csc import DenseFusion, NoFusion
 from ifpn.necks import FPN, ImplicitFPN, Neck, StackedFPN
 from ifpn.solvers import Unroll
+from tests.necks import cases
 
 CHANNELS = [8, 12, 16]
+# 25 -> 13 -> 7 rows; P6 and P7 have 4 and 2.
+features = partial(cases.features, CHANNELS, [(25, 10), (13, 5), (7, 3)], seed=1)
 OPTIONS: dict[str, dict[str, Any]] = {
     "paper": {},
     "stabilised": {"output_norm": True, "input_norm": True, "add_input": True},
@@ -19,15 +22,6 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "no residual block": {"residual_block": False, "input_norm": True},
     "no connection": {"csc": NoFusion, "add_input": True},
 }
-
-
-def features() -> "OrderedDict[str, Tensor]":
-    generator = torch.Generator().manual_seed(1)
-    sizes = [(25, 10), (13, 5), (7, 3)]
-    return OrderedDict(
-        (f"c{i + 3}", torch.randn(2, c, *size, generator=generator))
-        for i, (c, size) in enumerate(zip(CHANNELS, sizes, strict=True))
-    )
 
 
 def bits(neck: Neck, bf16: bool) -> list[Tensor]:

@@ -11,16 +11,13 @@ from torch import Tensor
 
 from ifpn.necks import ImplicitFPN, MDEQNeck
 from ifpn.solvers import Equilibrium
+from tests.necks import cases
 
 
 def features() -> OrderedDict[str, Tensor]:
     """Four images of very different contrast, so that they need different numbers of evaluations."""
-    generator = torch.Generator().manual_seed(3)
     contrast = torch.tensor([1e-3, 1.0, 30.0, 0.1])[:, None, None, None]
-    return OrderedDict(
-        (f"c{i + 3}", contrast * torch.randn(4, c, side, side, generator=generator))
-        for i, (c, side) in enumerate([(6, 8), (8, 4)])
-    )
+    return OrderedDict((name, contrast * level) for name, level in cases.features(batch=4).items())
 
 
 @pytest.mark.parametrize(("make", "rtol"), [(ImplicitFPN, 0.2), (MDEQNeck, 0.3)])

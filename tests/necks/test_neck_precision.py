@@ -8,10 +8,10 @@ from functools import partial
 
 import pytest
 import torch
-from torch import Tensor
 
 from ifpn.necks import ImplicitFPN, MDEQNeck, Neck, StackedFPN
 from ifpn.solvers import Unroll
+from tests.necks.cases import features
 
 NECKS: dict[str, Callable[..., Neck]] = {
     "implicit": partial(ImplicitFPN, output_norm=True, input_norm=True, dropout=0.0),
@@ -20,13 +20,6 @@ NECKS: dict[str, Callable[..., Neck]] = {
     "mdeq": partial(MDEQNeck, solver=Unroll(1), dropout=0.0),
     "stack": partial(StackedFPN, inject=True, repeats=2),
 }
-
-
-def features() -> OrderedDict[str, Tensor]:
-    generator = torch.Generator().manual_seed(3)
-    return OrderedDict(
-        (f"c{i + 3}", torch.randn(2, c, 8 >> i, 8 >> i, generator=generator)) for i, c in enumerate([6, 8])
-    )
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64], ids=str)

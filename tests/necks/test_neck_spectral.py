@@ -2,41 +2,17 @@
 
 from __future__ import annotations
 
-import math
 from collections import OrderedDict
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ifpn.csc import PyramidConv
 from ifpn.necks import ImplicitFPN, MDEQNeck
 from ifpn.necks.implicit import EquilibriumNeck
 from ifpn.solvers import Equilibrium, Unroll
-
-
-class Turn(nn.Module):
-    """Multiplies pairs of channels by the complex number radius · e^(1.2 i), for every level: a linear G."""
-
-    def __init__(self, radius: float) -> None:
-        super().__init__()
-        self.number = nn.Parameter(radius * torch.tensor([math.cos(1.2), math.sin(1.2)]))
-
-    def forward(self, levels: list[Tensor]) -> list[Tensor]:
-        out = []
-        for level in levels:
-            a, b = level.chunk(2, dim=1)
-            c, s = self.number
-            out.append(torch.cat([c * a - s * b, s * a + c * b], dim=1))
-        return out
-
-
-def features() -> OrderedDict[str, Tensor]:
-    generator = torch.Generator().manual_seed(3)
-    return OrderedDict(
-        (f"c{i + 3}", torch.randn(3, c, side, side, generator=generator))
-        for i, (c, side) in enumerate([(6, 8), (8, 4)])
-    )
+from tests.necks.cases import Turn, features
 
 
 @pytest.mark.parametrize("radius", [0.4, 0.9, 1.7])
@@ -44,7 +20,7 @@ def test_of_a_known_g(radius: float) -> None:
     """A multiple of a rotation: every product grows by exactly the radius, up to rounding."""
     neck = ImplicitFPN([6, 8], 8, csc=lambda c, n: Turn(radius), residual_block=False, weight_norm=False)
     torch.testing.assert_close(
-        neck.spectral_radius(features(), 9), torch.full((3,), radius, dtype=torch.float64), rtol=1e-5, atol=0
+        neck.spectral_radius(features(batch=3), 9), torch.full((3,), radius, dtype=torch.float64), rtol=1e-5, atol=0
     )
 
 
@@ -52,7 +28,7 @@ def test_is_the_growth_of_the_dominant_mode() -> None:
     """Against the largest eigenvalue of the dense Jacobian at P*; 60 products leave 2% of the other modes."""
     torch.manual_seed(0)
     neck = ImplicitFPN([6, 8], 4, extra_levels="none", solver=Equilibrium(test_evals=40)).double().eval()
-    x = OrderedDict((name, level[:1].double()) for name, level in features().items())
+    x = OrderedDict((name, level[:1].double()) for name, level in features(batch=3).items())
     b = [level.detach() for level in neck.projection(list(x.values()))]
     p = list(neck(x).values())
     sizes = [level.numel() for level in p]
@@ -80,12 +56,12 @@ def test_is_the_growth_of_the_dominant_mode() -> None:
 def test_leaves_nothing_behind(neck: EquilibriumNeck) -> None:
     neck.train()
     neck.g.get_submodule("csc" if isinstance(neck, ImplicitFPN) else "post").eval()  # a part that somebody froze
-    outputs = neck(features())
+    outputs = neck(features(batch=3))
     stats, losses = neck.stats, dict(neck.auxiliary_losses)
     modes = [part.training for part in neck.modules()]
     state = {name: value.clone() for name, value in neck.state_dict().items()}
     random = torch.get_rng_state()
-    radius = neck.spectral_radius(features())
+    radius = neck.spectral_radius(features(batch=3))
     assert radius.shape == (3,)
     assert bool((radius > 0).all())
     assert torch.equal(random, torch.get_rng_state())

@@ -14,16 +14,10 @@ from ifpn.necks import FPN, EquilibriumNeck, ImplicitFPN, Stream
 from ifpn.necks.neck import Levels
 from ifpn.predictor import Predictor
 from ifpn.solvers import Equilibrium, Unroll
+from tests.necks.cases import features
 
 CHANNELS = [6, 8]
 SOLVER = Equilibrium(test_evals=30, rtol=1e-3)
-
-
-def features(seed: int = 3, batch: int = 2, side: int = 8) -> OrderedDict[str, Tensor]:
-    generator = torch.Generator().manual_seed(seed)
-    return OrderedDict(
-        (f"c{i + 3}", torch.randn(batch, c, side >> i, side >> i, generator=generator)) for i, c in enumerate(CHANNELS)
-    )
 
 
 def build(solver: Equilibrium | Unroll = SOLVER, **options: Any) -> EquilibriumNeck:
@@ -87,7 +81,7 @@ def test_another_scene_starts_cold_and_alone() -> None:
 def test_another_size_starts_cold() -> None:
     neck = build()
     state = held(neck, features())
-    for x in (features(side=16), features(batch=3)):
+    for x in (features(sizes=((16, 16), (8, 8))), features(batch=3)):
         expected = neck(x)
         found = neck(x, start=state)
         assert neck.restarted is None
@@ -137,7 +131,7 @@ def test_no_start_in_training() -> None:
 
 def moving(frame: int) -> OrderedDict[str, Tensor]:
     """A scene that changes by a percent per frame."""
-    a, b = features(3), features(4)
+    a, b = features(seed=3), features(seed=4)
     return OrderedDict((name, a[name] + 0.01 * frame * b[name]) for name in a)
 
 

@@ -17,9 +17,7 @@ from benchmarks import bench_step, cost_growth, step_case
 from ifpn.errors import ConfigError
 from tests.conftest import ROOT
 from tests.evaluation.cases import random_case
-from tests.reproduce.test_equilibria import CONTRACTION, make
-from tests.reproduce.test_scripts import script
-from tests.reproduce.test_starts import data_of
+from tests.reproduce.cases import CONTRACTION, data_of, make, script
 
 
 def answered(name: str, arguments: list[str], monkeypatch: pytest.MonkeyPatch) -> object:

@@ -7,44 +7,17 @@ from pathlib import Path
 
 import pytest
 import torch
-from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 from PIL import Image
 
-from ifpn.config.build import build_detector
-from ifpn.config.paths import CONF
 from ifpn.errors import ConfigError
 from ifpn.plots.curves import Curve
 from ifpn.predictor import Predictor
 from reproduce.equilibria import ap_by_evaluations, gradient_errors, radius_at
 from reproduce.equilibrium_figures import draw_evaluations, draw_gradients, draw_spectrum
 from reproduce.inspect_checkpoint import body_of, equilibrium_of, inside_the_solve, level_names, neck_name
-
-
-def make(*overrides: str, classes: int = 3) -> Predictor:
-    """A detector with random weights on 64 px."""
-    small = (
-        "experiment=paper",
-        "scale=smoke",
-        "neck.out_channels=8",
-        "detector.head.num_convs=1",
-        "backbone=efficientnet_lite0",
-    )
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        cfg = compose("train", overrides=[*small, *overrides])
-    OmegaConf.set_struct(cfg, False)
-    for key in ("run_dir", "logger", "callbacks"):
-        cfg.pop(key)
-    resolved = OmegaConf.create(OmegaConf.to_container(cfg, resolve=True))
-    torch.manual_seed(0)
-    names = [f"class {i}" for i in range(classes)]
-    config = OmegaConf.to_container(resolved)
-    return Predictor(build_detector(resolved, classes), names, list(range(classes)), config, torch.device("cpu"))  # type: ignore[arg-type]
-
-
-# A G that contracts at random initialisation whatever the presets do: a norm on its output, none on B.
-CONTRACTION = ("neck.output_norm=true", "neck.input_norm=false", "neck.add_input=false")
+from tests.reproduce.cases import CONTRACTION, make
 
 
 @pytest.fixture(scope="module")

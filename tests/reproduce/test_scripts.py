@@ -2,33 +2,16 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import sys
 from pathlib import Path
-from types import ModuleType
 
 import pytest
 
 from ifpn.plots.curves import read_curves
 from reproduce.paper import TABLES
 from reproduce.rows import read_runs
-from tests.conftest import ROOT
-from tests.reproduce.test_tables import result, write
-
-
-def script(name: str) -> ModuleType:
-    if name in ("cost_table", "wandb_workspace"):
-        return importlib.import_module(f"reproduce.{name}")
-    if name.startswith("bench_"):
-        return importlib.import_module(f"benchmarks.{name}")
-    spec = importlib.util.spec_from_file_location(name, ROOT / "scripts" / f"{name}.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module  # dataclasses look their module up
-    spec.loader.exec_module(module)
-    return module
+from tests.reproduce.cases import result, script, write
 
 
 def test_cost_is_measured_seconds_times_the_papers_images(tmp_path: Path) -> None:

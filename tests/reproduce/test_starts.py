@@ -8,28 +8,15 @@ from pathlib import Path
 
 import pytest
 import torch
-from hydra.utils import instantiate
-from omegaconf import OmegaConf
 from PIL import Image
 
-from ifpn.data import DetectionData
 from ifpn.errors import ConfigError
-from ifpn.predictor import Predictor
 from ifpn.solvers import Equilibrium, Unroll
 from reproduce.inspect_checkpoint import body_of, describe_solver
 from reproduce.starts import STARTS, FromStart, ap_from_starts, detect_together, draw_starts, verdict
-from tests.reproduce.test_equilibria import CONTRACTION, make
+from tests.reproduce.cases import CONTRACTION, data_of, make
 
 UNROLLED = (*CONTRACTION, "solver=unroll")
-
-
-def data_of(predictor: Predictor, root: Path) -> DetectionData:
-    config = {**predictor.config["data"], "root": str(root), "workers": 0}
-    data: DetectionData = instantiate(OmegaConf.create(config))
-    data.prepare_data()
-    data.setup("validate")
-    predictor.class_names = list(data.class_names)
-    return data
 
 
 @pytest.fixture(scope="module")

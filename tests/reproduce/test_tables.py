@@ -8,7 +8,6 @@ import io
 import json
 import statistics
 import sys
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -16,42 +15,10 @@ import pytest
 
 from reproduce.differences import paper_config, solver_words
 from reproduce.paper import METRICS, TABLES, Method
-from reproduce.rows import COCO_VAL_BOXES, method_of, read_runs
+from reproduce.rows import method_of, read_runs
 from reproduce.tables import Filled, Line, fill_tables, measure
 from reproduce.writers import comma_separated, latex, markdown, write_tables
-
-TABLE4 = TABLES[3]
-ROWS = {row.name: row for row in TABLE4.rows}
-
-
-@cache
-def _config(row: str) -> str:
-    return json.dumps(paper_config(TABLE4, ROWS[row]))
-
-
-def result(
-    row: str = "pyramid", *, ap: float = 0.4, seed: int = 0, coco: bool = True, config: Any = None
-) -> dict[str, Any]:
-    """A result.json as a run of the paper's recipe would leave it."""
-    classes = 80 if coco else 1
-    boxes = [COCO_VAL_BOXES - 79, *[1] * 79] if coco else [538]
-    return {
-        "complete": True,
-        "seed": seed,
-        "steps": 90_000,
-        "batch": 16,
-        "machine": "a GPU",
-        "seconds_per_step": 0.5,
-        "peak_memory_mib": 9000.0,
-        "summary": {name: ap + 0.01 * i for i, name in enumerate((*METRICS, "AR1", "AR10"))},
-        "per_class": {str(i): {"AP": ap, "boxes": boxes[i]} for i in range(classes)},
-        "config": (config or json.loads(_config(row))) | {"seed": seed, "run_dir": f"somewhere/{seed}"},
-    }
-
-
-def write(folder: Path, content: object) -> None:
-    folder.mkdir(parents=True)
-    (folder / "result.json").write_text(content if isinstance(content, str) else json.dumps(content))
+from tests.reproduce.cases import TABLE4, result, stored, write
 
 
 def filled(folder: Path) -> tuple[list[Filled], list[str]]:
@@ -357,7 +324,7 @@ def test_measure_needs_every_value() -> None:
 
 
 def test_an_unrolled_neck_without_steps_is_no_neck() -> None:
-    config = copy.deepcopy(json.loads(_config("pyramid")))
+    config = copy.deepcopy(json.loads(stored("pyramid")))
     config["neck"]["solver"] = {"_target_": "ifpn.solvers.Unroll", "steps": 0}
     assert method_of(config) == Method("atss", "none", backbone="resnet50")
     assert solver_words(config["neck"]["solver"]) == "unrolled 0"

@@ -19,7 +19,7 @@ from ifpn.errors import ConfigError
 from ifpn.predictor import Predictor
 from reproduce.inspect_checkpoint import body_of
 from reproduce.wires import WireAccuracy, draw_wires, longest_in_training, verdict, wire_accuracy
-from tests.reproduce.test_equilibria import make
+from tests.reproduce.cases import make
 
 
 def network(root: Path, *overrides: str) -> tuple[Predictor, DetectionData]:

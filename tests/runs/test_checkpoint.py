@@ -14,6 +14,7 @@ import torch
 from ifpn.errors import ConfigError
 from ifpn.runs.checkpoint import FORMAT, SafeCheckpointIO, latest_readable, read_checkpoint
 from ifpn.runs.files import WriteError
+from tests.runs.cases import Malicious
 
 
 def content(value: float = 0.0) -> dict[str, Any]:
@@ -23,14 +24,6 @@ def content(value: float = 0.0) -> dict[str, Any]:
 def written(path: Path, value: float = 0.0) -> Path:
     SafeCheckpointIO().save_checkpoint(content(value), path)
     return path
-
-
-class Malicious:
-    def __init__(self, marker: Path) -> None:
-        self.marker = marker
-
-    def __reduce__(self) -> Any:
-        return (os.system, (f"touch {self.marker}",))
 
 
 def test_what_is_written_is_read_back(tmp_path: Path) -> None:

@@ -122,3 +122,17 @@ def train_here(cfg: DictConfig, *extra: Callback) -> dict[str, float]:
 def train_in_processes(cfg: DictConfig, *extra: Callback, ranks: int = 1, timeout: float = 120) -> list[int]:
     """The same in `ranks` processes of their own; their exit codes, -9 for one that was killed."""
     return lives.train_in_processes(cfg, *extra, build=build_tiny, ranks=ranks, timeout=timeout * PATIENCE)
+
+
+def break_loss(trainer: Any, module: Any) -> None:
+    """The next forward pass meets a nan before the batch norm, whose running statistics take it in, and at its end."""
+    for layer in (module.detector.conv, module.detector.head):
+        _break(layer)
+
+
+def _break(layer: nn.Module) -> None:
+    def hook(_: nn.Module, inputs: Any, output: torch.Tensor) -> torch.Tensor:
+        handle.remove()
+        return output * float("nan")
+
+    handle = layer.register_forward_hook(hook)

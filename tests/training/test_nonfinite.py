@@ -8,21 +8,14 @@ from typing import Any
 
 import pytest
 import torch
-from torch import nn
 
 from benchmarks.lives import tensors_hash
 from ifpn.runs.checkpoint import read_checkpoint
 from ifpn.training.callbacks.nonfinite import NonFiniteError
-from tests.training.harness import STEPS, TWO_RANKS, Call, configuration, train_here, train_in_processes
+from tests.training.harness import STEPS, TWO_RANKS, Call, break_loss, configuration, train_here, train_in_processes
 
 pytestmark = pytest.mark.process
 SKIP = "callbacks.nonfinite.policy=skip"
-
-
-def break_loss(trainer: Any, module: Any) -> None:
-    """The next forward pass meets a nan before the batch norm, whose running statistics take it in, and at its end."""
-    for layer in (module.detector.conv, module.detector.head):
-        _break(layer)
 
 
 def break_gradient(trainer: Any, module: Any) -> None:
@@ -33,14 +26,6 @@ def break_gradient(trainer: Any, module: Any) -> None:
         return gradient * float("inf")
 
     handle = module.detector.head.weight.register_hook(hook)
-
-
-def _break(layer: nn.Module) -> None:
-    def hook(_: nn.Module, inputs: Any, output: torch.Tensor) -> torch.Tensor:
-        handle.remove()
-        return output * float("nan")
-
-    handle = layer.register_forward_hook(hook)
 
 
 class Recorder(Call):

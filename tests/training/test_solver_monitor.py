@@ -23,8 +23,7 @@ from ifpn.solvers import Anderson, Equilibrium, Solution, Stats, Unroll
 from ifpn.training.callbacks import SolverMonitor
 from ifpn.training.callbacks.solver_monitor import solver_metrics
 from ifpn.training.loggers import MetricsLog
-
-from ..necks.test_neck_spectral import Turn
+from tests.necks.cases import Turn
 
 pytestmark = pytest.mark.process
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import os
 import pickle
 import subprocess
 from collections.abc import Iterator
@@ -23,8 +22,8 @@ from ifpn.runs.files import WriteError
 from ifpn.training.loggers import keep_rows
 from ifpn.training.start import find_start
 from tests.processes import command
-from tests.training.harness import BATCHES, STEPS, Call, configuration, train_here
-from tests.training.test_nonfinite import break_loss
+from tests.runs.cases import Malicious
+from tests.training.harness import BATCHES, STEPS, Call, break_loss, configuration, train_here
 
 pytestmark = pytest.mark.process
 
@@ -151,14 +150,6 @@ def test_a_truncated_newest_checkpoint_is_passed_over(small_data: Path, tmp_path
     assert find_start("last", folder).path == folder / "step_00000008.ckpt"
     train_here(configuration(small_data, folder, "ckpt=last"))
     assert tensors_hash(folder / "last.ckpt") == hashes
-
-
-class Malicious:
-    def __init__(self, marker: Path) -> None:
-        self.marker = marker
-
-    def __reduce__(self) -> Any:
-        return (os.system, (f"touch {self.marker}",))
 
 
 @pytest.fixture

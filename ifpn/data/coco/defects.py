@@ -176,8 +176,13 @@ class DefectLog:
         advice = "Boxes must be [x, y, width, height] in pixels. " if worst in _GEOMETRY else ""
         return (
             f"{dropped} of {num_annotations} boxes would be dropped, mostly {worst} ({drops[worst]}){others}, "
-            f"e.g. {self.example(worst)}. {advice}`ifpn check-data` lists them all. If the file is "
-            f"right, allow more with data.policy.max_dropped (now {policy.max_dropped:g}, a share from 0 to 1)"
+            f"e.g. {self.example(worst)}. {advice}`ifpn check-data` lists them all. "
+            + (
+                "Correct the file"
+                if dropped >= num_annotations
+                else "If the file is right, allow more with data.policy.max_dropped (now "
+                f"{policy.max_dropped:g}, a share from 0 to 1)"
+            )
         )
 
 

@@ -13,9 +13,11 @@ from pathlib import Path
 from urllib.parse import unquote
 
 from ifpn.data.coco.defects import DataError
+from ifpn.data.decode import SUFFIXES
 
 _ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://[^/]*/?")
 _DRIVE = re.compile(r"[A-Za-z]:[\\/]")
+_LABEL_STUDIO = re.compile(r"(?<![^/])[0-9a-f]{8}-(?=[^/]+$)")
 _MOST_NAMES = 50_000  # in which the nearest name is looked for: about a second
 
 
@@ -101,21 +103,23 @@ class FolderListing:
     def matches(self, name: str) -> list[str]:
         """Return the files that a name written in another way can mean; one is the answer, several are none.
 
-        Tried in turn: as written, with / for the backslash, of an address its path, percent signs decoded; each in
-        any capitals, and with folders that only the name has, or only the disk.
+        Tried in turn: as written, with / for the backslash, of an address its path, percent signs decoded, without the
+        number that Label Studio puts in front; each in any capitals, and with folders that only the name has, or only
+        the disk; then all this with the ending of another picture format, or without one.
         """
         for reading in _readings(name):
             if unsafe_reason(reading) is None and self.holds(reading):
                 return [reading]
-        for reading in _readings(name):
-            wanted = _folded(reading)
-            same = self._below.get(wanted.rpartition("/")[2], [])
-            shorter = [file for file in same if f"/{wanted}".endswith(f"/{_folded(file)}")]
-            depth = max((file.count("/") for file in shorter), default=0)
-            found = [file for file in shorter if file.count("/") == depth]
-            found = found or [file for file in same if _folded(file).endswith(f"/{wanted}")]
-            if found:
-                return found
+        for files, spelled in ((self._below, _folded), (self._stems, _stem)):
+            for reading in _readings(name):
+                wanted = spelled(reading)
+                same = files.get(wanted.rpartition("/")[2], [])
+                shorter = [file for file in same if f"/{wanted}".endswith(f"/{spelled(file)}")]
+                depth = max((file.count("/") for file in shorter), default=0)
+                found = [file for file in shorter if file.count("/") == depth]
+                found = found or [file for file in same if spelled(file).endswith(f"/{wanted}")]
+                if found:
+                    return found
         return []
 
     def nearest(self, name: str) -> str | None:
@@ -133,6 +137,15 @@ class FolderListing:
             relative = Path(above).relative_to(self.folder).as_posix()
             for name in names:
                 found[_folded(name)].append(name if relative == "." else f"{relative}/{name}")
+        return dict(found)
+
+    @cached_property
+    def _stems(self) -> dict[str, list[str]]:
+        """The pictures among them, by their folded last name without its ending."""
+        found: dict[str, list[str]] = defaultdict(list)
+        for name, files in self._below.items():
+            if name.endswith(SUFFIXES):
+                found[_stem(name)] += files
         return dict(found)
 
 
@@ -168,11 +181,17 @@ def match_names(listing: FolderListing, names: Sequence[str]) -> tuple[dict[int,
 
 def _readings(name: str) -> Iterator[str]:
     path = _ADDRESS.sub("", name)
-    path = path if path == name else path.partition("?")[0]
-    for reading in (path, path.replace("\\", "/")):
-        for spelled in (reading, unquote(reading)):
-            yield "/".join(part for part in spelled.split("/") if part not in ("", "."))
+    # behind ?d= is the path of a file that Label Studio served itself
+    for part in dict.fromkeys((path, path.partition("?")[0], path.rpartition("?d=")[2])):
+        for reading in (part, part.replace("\\", "/")):
+            for spelled in (reading, unquote(reading), _LABEL_STUDIO.sub("", reading)):
+                yield "/".join(piece for piece in spelled.split("/") if piece not in ("", "."))
 
 
 def _folded(name: str) -> str:
     return unicodedata.normalize("NFC", name).casefold()
+
+
+def _stem(name: str) -> str:
+    folded = _folded(name)
+    return folded.rpartition(".")[0] if folded.endswith(SUFFIXES) else folded

@@ -43,7 +43,9 @@ def as_whole(value: object) -> int | None:
 
 
 def as_flag(value: object) -> int | None:
-    """Return `iscrowd` as 0 or 1: a number, true or false, the text of a number, null for 0; None for anything else."""
+    """Return `iscrowd` as 0 or 1: a number, true or false, the text of these, null for 0; None for anything else."""
+    if type(value) is str and value.lower() in ("true", "false"):
+        value = value.lower() == "true"
     if value is None or type(value) is bool:
         return int(bool(value))
     number = as_number(value)
