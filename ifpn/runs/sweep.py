@@ -59,12 +59,11 @@ class SweptRun:
         """The configuration without what differs from seed to seed.
 
         What a group says counts where it is used: the neck has its own copy of the solver and the cross-scale block, an
-        FPN has none, and the order of the images follows the seed.
+        FPN has none, and the order of the images follows the seed unless it was given one.
         """
         config = {key: value for key, value in self.content["config"].items() if key not in ("solver", "csc")}
-        data = config.get("data") or {}
-        if data.get("seed") == self.seed:
-            config["data"] = {**data, "seed": None}
+        if isinstance(config.get("data"), Mapping) and "data.seed" not in self.overrides:
+            config["data"] = {**config["data"], "seed": None}
         return {**config, "seed": None}
 
 

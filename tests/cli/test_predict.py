@@ -52,10 +52,11 @@ def predictor(detector: torch.nn.Module) -> Predictor:
 @pytest.fixture
 def predict(monkeypatch: pytest.MonkeyPatch) -> Callable[..., dict]:
     def run(source: object, out: Path, on_bad_image: str = "skip", detector: type = OneBox) -> dict:
-        monkeypatch.setattr(module, "load", lambda path, device, size: predictor(detector()))
+        monkeypatch.setattr(module, "load", lambda *_, **settings: predictor(detector()))
         settings = {"source": source, "run_dir": str(out), "on_bad_image": on_bad_image, "size": None, "stream": None}
+        settings |= {"flip": False, "ckpt": "x.ckpt", "device": "cpu", "score_threshold": 0.3}
         settings["source"] = str(source) if isinstance(source, Path) else source
-        module.predict(OmegaConf.create({**settings, "ckpt": "x.ckpt", "device": "cpu", "score_threshold": 0.3}))
+        module.predict(OmegaConf.create(settings))
         content: dict = json.loads((out / "predictions.json").read_text())
         return content
 

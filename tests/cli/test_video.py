@@ -63,7 +63,8 @@ def predict(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., li
         detector = settings.pop("detector", None) or Implicit()
         given = Predictor(detector, ["cat", "dog"], [3, 17], {}, torch.device("cpu"))
         monkeypatch.setattr(video, "load", lambda path, device, size: given)
-        base = {"on_bad_image": "skip", "size": None, "score_threshold": 0.3, "ckpt": "x", "device": "cpu"}
+        base = {"on_bad_image": "skip", "size": None, "flip": False, "score_threshold": 0.3}
+        base |= {"ckpt": "x", "device": "cpu"}
         cfg = {**base, "source": str(source), "run_dir": str(out), "stream": True, **settings}
         command.predict(OmegaConf.create(cfg))
         return [json.loads(line) for line in (out / "detections.jsonl").read_text().splitlines()]
