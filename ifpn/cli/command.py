@@ -103,16 +103,18 @@ OmegaConf.register_new_resolver("groups", list_groups, replace=True)
 
 
 def remove_unused_folder() -> None:
-    """Remove the folder that Hydra made and named for a run which was refused before it wrote anything there."""
+    """Remove what Hydra left for a run which was refused before it wrote anything; a folder the user named stays."""
     overrides = HydraConfig.get().overrides
-    if any(given.startswith(("run_dir=", "hydra.run.dir=")) for given in [*overrides.task, *overrides.hydra]):
-        return
+    named = any(given.startswith(("run_dir=", "hydra.run.dir=")) for given in [*overrides.task, *overrides.hydra])
     folder = Path(HydraConfig.get().runtime.output_dir)
     if folder.resolve() == Path.cwd().resolve():  # of a command that makes no folder
         return
     if {path.name for path in folder.iterdir()} <= {"hydra", LOCK}:  # Hydra's own notes, an empty lock
-        shutil.rmtree(folder, ignore_errors=True)  # the reason of the refusal must be what is told
-        if folder.parent.name == "runs":
+        # The reason of the refusal must be what is told.
+        shutil.rmtree(folder / "hydra" if named else folder, ignore_errors=True)
+        if named:
+            (folder / LOCK).unlink(missing_ok=True)
+        elif folder.parent.name == "runs":
             with suppress(OSError):  # it holds other runs
                 folder.parent.rmdir()
 

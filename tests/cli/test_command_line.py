@@ -46,7 +46,7 @@ def test_a_refused_command_leaves_no_folder_of_its_own(tmp_path: Path) -> None:
         done = command(script, *arguments, cwd=tmp_path)
         assert done.returncode == 2
     assert not list(tmp_path.glob("runs/*"))
-    assert mine.is_dir()  # a folder that the user named may be the user's
+    assert list(mine.iterdir()) == []  # a folder that the user named may be the user's
 
 
 def test_evaluate_and_predict_say_what_they_need() -> None:
