@@ -108,6 +108,7 @@ def test_a_trained_net_is_timed_on_its_own_images_with_the_solver_asked_for(
         assert sentence in str(refused.value) + capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_how_cost_grows_is_a_table_and_a_picture(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -136,6 +136,7 @@ def test_what_cannot_be_found_is_said(hub: Hub, run: Path) -> None:
         find_start("hf://me/cells", run)
 
 
+@pytest.mark.slow
 def test_offline_the_files_to_fetch_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, run: Path) -> None:
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")  # nothing listens there
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
