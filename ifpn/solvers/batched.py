@@ -17,7 +17,7 @@ def accumulation_dtype(device: torch.device) -> torch.dtype:
 
 # Longer vectors are summed in parts, and the parts in float64: one float32 sum over 2e7 numbers keeps three digits.
 LONG = 1 << 18
-_PART, _NORM_PART = 4096, 1024
+_PART, _NORM_PART = 512, 1024
 
 
 def inner_products(history: Tensor, x: Tensor) -> Tensor:

@@ -162,16 +162,16 @@ def test_an_unrolled_step_that_fails_keeps_the_state_before() -> None:
 # --- precision
 
 
-def test_long_vectors_keep_six_digits_and_five_where_all_are_equal() -> None:
-    """One float32 sum over 2e7 numbers keeps three digits at best, two where all are equal."""
+@pytest.mark.slow
+def test_long_vectors_keep_six_digits() -> None:
+    """One float32 sum over 2e7 numbers keeps three digits at best, two where all are equal: nothing averages out."""
     n = 20_000_000
     generator = torch.Generator().manual_seed(0)
-    # Equal numbers round the same way in every part: nothing averages out. Kernels differ, 3e-6 was seen.
-    for x, rtol in ((torch.rand(1, n, generator=generator), 1e-6), (torch.full((1, n), 0.1), 1e-5)):
+    for x in (torch.rand(1, n, generator=generator), torch.full((1, n), 0.1), torch.full((1, n), 0.7)):
         other = (0.5 * x + 0.25).unsqueeze(1)
         product = inner_products(other, x)
-        torch.testing.assert_close(product[0, 0], (x[0].double() @ other[0, 0].double()), rtol=rtol, atol=0)
-        torch.testing.assert_close(sample_norms(x)[0], x[0].double().norm(), rtol=rtol, atol=0)
+        torch.testing.assert_close(product[0, 0], (x[0].double() @ other[0, 0].double()), rtol=1e-6, atol=0)
+        torch.testing.assert_close(sample_norms(x)[0], x[0].double().norm(), rtol=1e-6, atol=0)
 
 
 def test_long_vectors_in_a_batch_and_in_a_slice() -> None:
