@@ -17,6 +17,7 @@ from ifpn.errors import ConfigError, UserError
 from ifpn.evaluation import GroundTruth, ScoredMatches, read_predictions
 from ifpn.evaluation.paired import PairedDifference, images_interval, paired_difference
 from ifpn.plots.comparison import draw_comparison
+from ifpn.runs.recorded import RUNS, with_recorded
 from ifpn.runs.sweep import METRICS, Row, SweptRun, names_without, read_sweep
 
 
@@ -52,6 +53,11 @@ def report(cfg: DictConfig) -> list[Contrast]:
     if not folder.is_dir():
         raise ConfigError(f"runs={cfg.runs}: must be a folder with runs below it.")
     rows, left = read_sweep(folder)
+    tables = [Path(name).expanduser() for name in cfg.recorded]
+    if not rows and (folder / RUNS).is_file():
+        tables.insert(0, folder / RUNS)
+    rows, repeated = with_recorded(rows, tables)
+    left += repeated
     if not rows:
         reasons = "; ".join(f"{path}: {reason}" for path, reason in left[:3]) or "there is no result.json below it"
         raise ConfigError(f"runs={cfg.runs}: holds no finished run ({reasons}). Give the folder of a sweep.")
@@ -66,9 +72,9 @@ def report(cfg: DictConfig) -> list[Contrast]:
             contrasts.append(contrast(name, *pair, metric, truth, cfg.resamples))
     out = Path(cfg.run_dir)
     out.mkdir(parents=True, exist_ok=True)
-    tables = write_report(rows, contrasts, left, out)
+    printed = write_report(rows, contrasts, left, out)
     draw_comparison(rows, contrasts, out / "differences.png")
-    for table in tables:
+    for table in printed:
         console.print(table)
     for path, reason in left:
         console.print(f"left out: {path}: {reason}", markup=False, soft_wrap=True)
@@ -149,7 +155,7 @@ class Truths:
 
     def of(self, rows: Sequence[Row]) -> GroundTruth | None:
         """None where the rows' data differ, or are not there any more."""
-        nodes: list[Mapping[str, Any]] = [run.content["config"]["data"] for row in rows for run in row.runs]
+        nodes: list[Mapping[str, Any]] = [run.content["config"].get("data", {}) for row in rows for run in row.runs]
         keys = {str((n.get("root"), n.get("val_annotations"), n.get("generate"))) for n in nodes}
         key = min(keys)
         if len(keys) > 1:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import hashlib
 import io
 import statistics
 from collections.abc import Sequence
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING
 from rich.table import Table
 
 from ifpn.evaluation.paired import EFFECTS, pairs_needed
+from ifpn.runs.recorded import RUNS, recorded_table
 from ifpn.runs.sweep import METRICS, Row
 
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ def write_report(
     texts = {
         "report.md": "\n\n".join(parts) + "\n",
         "rows.csv": _csv(heads, cells),
-        "runs.csv": _csv(*_runs(rows)),
+        RUNS: _csv(*recorded_table(rows)),
         "differences.csv": _csv(*_differences(contrasts)),
         "rows.tex": _latex(heads, cells),
     }
@@ -124,19 +124,6 @@ def _differences(contrasts: Sequence[Contrast]) -> tuple[list[str], list[list[st
 
 def _interval(ends: tuple[float, float] | None) -> str:
     return "" if ends is None else f"{ends[0]:+.2f} to {ends[1]:+.2f}"
-
-
-def _runs(rows: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
-    """Every run by itself, with the digest of its result.json: the table can be checked without the runs."""
-    names = ("steps", "batch", "seconds_per_step", "peak_memory_mib", "config_hash", "commit")
-    cells = []
-    for row in rows:
-        for run in row.runs:
-            numbers = ["" if (v := run.value(metric)) is None else f"{v:.4f}" for metric in METRICS]
-            digest = hashlib.sha256((run.folder / "result.json").read_bytes()).hexdigest()
-            told = (run.content.get(name) for name in names)
-            cells.append([row.name, str(run.seed), *numbers, *("" if v is None else str(v) for v in told), digest])
-    return ["row", "seed", *METRICS, *names, "sha256"], cells
 
 
 def _grid(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

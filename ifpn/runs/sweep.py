@@ -26,11 +26,13 @@ class SweptRun:
         folder: where it lies.
         content: its result.json.
         overrides: what was given on the command line, by name: {"neck": "fpn", "schedule.max_epochs": "10"}.
+        sha256: of its result.json, where only a table of runs has told it.
     """
 
     folder: Path
     content: Mapping[str, Any]
     overrides: Mapping[str, str]
+    sha256: str | None = None
 
     @property
     def seed(self) -> int:
@@ -115,6 +117,17 @@ def read_sweep(folder: Path) -> tuple[list[Row], list[tuple[Path, str]]]:
         if first is not run:
             left.append((run.folder, f"the same run as {first.folder}, same seed"))
     return _rows(list(kept.values())), left
+
+
+def merge_rows(rows: Sequence[Row], more: Sequence[Row]) -> tuple[list[Row], list[tuple[str, int]]]:
+    """Put rows together by name; (rows in the order of their names, (name, seed) of what both had)."""
+    merged, repeated = {row.name: row for row in rows}, []
+    for row in more:
+        first = merged.get(row.name, Row(row.name))
+        new = [run for run in row.runs if run.seed not in first.by_seed]
+        repeated += [(row.name, run.seed) for run in row.runs if run.seed in first.by_seed]
+        merged[row.name] = Row(row.name, tuple(sorted((*first.runs, *new), key=lambda run: run.seed)))
+    return [merged[name] for name in sorted(merged)], repeated
 
 
 def _content(path: Path) -> tuple[str, dict[str, Any] | None]:

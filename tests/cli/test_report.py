@@ -35,7 +35,7 @@ def read(path: Path) -> list[dict[str, str]]:
 
 
 def configuration(folder: Path, **changes: Any) -> Any:
-    settings = {"runs": str(folder), "baseline": None, "metrics": ["AP", "APl"], "resamples": 0, "contrasts": None}
+    settings = {"runs": str(folder), "recorded": [], "baseline": None, "metrics": ["AP", "APl"], "resamples": 0, "contrasts": None}
     return OmegaConf.create({**settings, "run_dir": str(folder / "report"), **changes})
 
 
@@ -106,6 +106,42 @@ def test_unfinished_and_repeated_runs_are_named(sweep: Path) -> None:
     assert reasons["killed"] == "unfinished: stopped after 10 steps"
     assert reasons["zz again"].startswith("the same run as")
     assert reasons["broken"].startswith("cannot be read as JSON")
+
+
+def test_a_table_of_runs_stands_for_the_runs_and_more_join_by_name(sweep: Path, tmp_path_factory: Any) -> None:
+    first = report(configuration(sweep, baseline="fpn"))
+    kept = tmp_path_factory.mktemp("results")
+    table = sweep / "report" / "runs.csv"
+    (kept / "runs.csv").write_bytes(table.read_bytes())
+    again = report(configuration(kept, baseline="fpn"))
+    assert [(c.name, c.seeds, c.over_seeds) for c in again] == [(c.name, c.seeds, c.over_seeds) for c in first]
+    for name in ("rows.csv", "runs.csv", "differences.csv"):
+        assert (kept / "report" / name).read_text() == (sweep / "report" / name).read_text()
+    more = tmp_path_factory.mktemp("more")
+    for seed in (2, 3):  # seed 2 is in both: the run counts
+        write(more / f"fpn{seed}", "fpn", seed, 0.7)
+        write(more / f"implicit{seed}", "implicit", seed, 0.8)
+    joined = report(configuration(more, baseline="fpn", recorded=[str(table)]))[0]
+    assert joined.seeds == (0, 1, 2, 3)
+    assert joined.over_seeds is not None
+    assert joined.over_seeds.mean == pytest.approx((2 + 1 + 10 + 10) / 4)
+    assert "implicit, seed 2: is there already" in (more / "report" / "report.md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("row,seed\nfpn,0\n", "line 2: has no AP"),
+        ("row,seed,AP,AP50,AP75,APs,APm,APl\n", "holds no run"),
+        ("row,seed,AP,AP50,AP75,APs,APm,APl\nfpn,0,nan,1,1,1,1,1\n", "line 2: AP=nan: must be"),
+        ("row,seed,AP,AP50,AP75,APs,APm,APl\nfpn,0,101,1,1,1,1,1\n", "line 2: AP=101: must be .* at most 100"),
+    ],
+)
+def test_a_table_that_is_none_is_named(sweep: Path, text: str, message: str) -> None:
+    table = sweep / "table.csv"
+    table.write_text(text)
+    with pytest.raises(ConfigError, match=message):
+        report(configuration(sweep, recorded=[str(table)]))
 
 
 def test_runs_started_by_hand_are_told_apart_by_their_settings(sweep: Path) -> None:
