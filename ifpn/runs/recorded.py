@@ -30,7 +30,7 @@ _HEADS = ("row", "seed", *METRICS, *_NUMBERS, *_TEXTS, "sha256")
 
 
 def recorded_table(rows: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
-    """Every run by itself, with the digest of its result.json: a table can be checked, and added to, without the runs."""
+    """Every run by itself, with the digest of its result.json: enough to check a table, and add to it, without the runs."""
     cells = []
     for row in rows:
         for run in row.runs:
@@ -93,5 +93,7 @@ def _run(path: Path, line: dict[str, str]) -> SweptRun:
 def _finite(text: str, name: str, most: float = math.inf) -> float:
     value = float(text)
     if not 0 <= value <= most or math.isinf(value):
-        raise ValueError(f"{name}={text}: must be a number of at least 0" + ("" if math.isinf(most) else f", at most {most:g}"))
+        raise ValueError(
+            f"{name}={text}: must be a number of at least 0" + ("" if math.isinf(most) else f", at most {most:g}")
+        )
     return value

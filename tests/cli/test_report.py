@@ -35,7 +35,14 @@ def read(path: Path) -> list[dict[str, str]]:
 
 
 def configuration(folder: Path, **changes: Any) -> Any:
-    settings = {"runs": str(folder), "recorded": [], "baseline": None, "metrics": ["AP", "APl"], "resamples": 0, "contrasts": None}
+    settings = {
+        "runs": str(folder),
+        "recorded": [],
+        "baseline": None,
+        "metrics": ["AP", "APl"],
+        "resamples": 0,
+        "contrasts": None,
+    }
     return OmegaConf.create({**settings, "run_dir": str(folder / "report"), **changes})
 
 
