@@ -30,7 +30,7 @@ _HEADS = ("row", "seed", *METRICS, *_NUMBERS, *_TEXTS, "sha256")
 
 
 def recorded_table(rows: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
-    """Every run by itself, with the digest of its result.json: enough to check a table, and add to it, without the runs."""
+    """Every run by itself, with the digest of its result.json: a table can be checked and extended without the runs."""
     cells = []
     for row in rows:
         for run in row.runs:
