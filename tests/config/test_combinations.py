@@ -96,7 +96,7 @@ def test_data_and_schedule_touch_nothing_but_themselves(group: str, recipe: str)
 
 # A recipe's optimiser, shorter sides, longer side, images per device, width, stabilise
 RECIPES = {
-    "quick": ("AdamW", [256], 448, 8, 64, True),
+    "quick": ("AdamW", [192], 336, 4, 64, True),
     "small": ("AdamW", [256], 448, 8, 128, True),
     "paper": ("SGD", [800], 1333, 2, 256, False),
     "paper_2x": ("SGD", [640, 672, 704, 736, 768, 800], 1333, 2, 256, False),

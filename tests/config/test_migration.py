@@ -47,10 +47,11 @@ TODAY = {
 
 
 def today(typed: str) -> list[str]:
-    """The overrides that say the same today; 0.1.0's default was what recipe=quick is."""
+    """The overrides that say the same today; 0.1.0's default was recipe=small at 64 channels."""
     overrides = " ".join(TODAY.get(o, o) for o in typed.split()).split()
     named = any(o.startswith(("recipe=", "experiment=")) for o in overrides)
-    return overrides if named else ["recipe=quick", *overrides]
+    width = [] if any(o.startswith("neck.out_channels=") for o in overrides) else ["neck.out_channels=64"]
+    return overrides if named else ["recipe=small", *width, *overrides]
 
 
 @pytest.fixture
