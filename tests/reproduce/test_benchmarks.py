@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import importlib
 import json
+import re
 import sys
 from argparse import Namespace
 from pathlib import Path
@@ -114,11 +115,17 @@ def test_how_cost_grows_is_a_table_and_a_picture(
 ) -> None:
     monkeypatch.setattr(cost_growth, "memory", lambda *_: 100.0)
     small = ["neck.out_channels=32", "backbone=resnet18", "backbone.weights=none", "detector.head.num_convs=1"]
-    arguments = ["--sides", "64", "--batches", "1", "2", "--rounds", "1", "--out", str(tmp_path / "growth.png")]
+    monkeypatch.setattr(cost_growth, "COUNTED_AT", 64)
+    arguments = ["--sides", "64", "--batches", "1", "2", "8", "--rounds", "1", "--largest", "0.01"]
+    arguments += ["--out", str(tmp_path / "growth.png")]
     monkeypatch.setattr(sys, "argv", ["cost_growth", *small, *arguments])
     cost_growth.main()
-    lines = [line.split(" | ") for line in capsys.readouterr().out.splitlines()[2:]]
-    assert [line[:2] for line in lines] == [["| 64", "1"], ["| 64", "2"]]
+    printed = capsys.readouterr().out.splitlines()
+    ratios = [float(number) for number in re.findall(r"\d+\.\d+", printed[0])]
+    assert 1 < ratios[0] < ratios[1]  # two evaluations, seven
+    lines = [line.split(" | ") for line in printed[4:]]
+    assert [line[:2] for line in lines] == [["| 64", "1"], ["| 64", "2"], ["| 64", "8"]]
+    assert lines[2][2:-1] == [""] * 7  # too large to be timed
     # 32 channels, 64 + 16 + 4 + 1 + 1 cells, 4 bytes, 14 states
     assert lines[0][-1] == f"{14 * 4 * 32 * 86 / 2**20:.1f} |"
     assert (tmp_path / "growth.png").is_file()
