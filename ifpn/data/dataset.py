@@ -223,7 +223,7 @@ def _images_below(root: Path, leave_out: str | Path | None) -> tuple[list[Path],
                 found.append(file)
             elif not name.startswith("."):
                 others.append(name)
-    return sorted(found), others
+    return sorted(found), sorted(others)
 
 
 def collate(batch: Sequence[Item]) -> tuple[list[Tensor], list[Target]]:

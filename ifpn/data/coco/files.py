@@ -133,9 +133,10 @@ class FolderListing:
     def _below(self) -> dict[str, list[str]]:
         """All files of the folder and of the folders in it, by their folded last name."""
         found: dict[str, list[str]] = defaultdict(list)
-        for above, _, names in os.walk(self.folder):
+        for above, folders, names in os.walk(self.folder):
+            folders.sort()  # what a message names must not depend on the file system
             relative = Path(above).relative_to(self.folder).as_posix()
-            for name in names:
+            for name in sorted(names):
                 found[_folded(name)].append(name if relative == "." else f"{relative}/{name}")
         return dict(found)
 
