@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +16,13 @@ from ifpn.cli.report_text import write_report
 from ifpn.config.allowlist import check_targets
 from ifpn.errors import ConfigError, UserError
 from ifpn.evaluation import GroundTruth, ScoredMatches, read_predictions
+from ifpn.evaluation.bootstrap import Floats, resampled_ap
 from ifpn.evaluation.paired import PairedDifference, images_interval, paired_difference
 from ifpn.plots.comparison import draw_comparison
 from ifpn.runs.recorded import RUNS, with_recorded
 from ifpn.runs.sweep import METRICS, Row, SweptRun, names_without, read_sweep
+
+Resampled = Callable[[Path], Floats]  # a predictions.json -> its AP on each resample
 
 
 @dataclass(frozen=True)
@@ -69,7 +73,8 @@ def report(cfg: DictConfig) -> list[Contrast]:
         for metric in cfg.metrics:
             pair = by_name[a], by_name[b]
             truth = truths.of(pair) if metric == "AP" and cfg.resamples else None
-            contrasts.append(contrast(name, *pair, metric, truth, cfg.resamples))
+            resampled = None if truth is None else partial(truths.resampled, truth, cfg.resamples)
+            contrasts.append(contrast(name, *pair, metric, resampled))
     out = Path(cfg.run_dir)
     out.mkdir(parents=True, exist_ok=True)
     printed = write_report(rows, contrasts, left, out)
@@ -121,7 +126,7 @@ def _groups(rows: Sequence[Row], within: str | None) -> list[str]:
     return [row.settings.get(within, "") for row in rows]
 
 
-def contrast(name: str, a: Row, b: Row, metric: str, truth: GroundTruth | None, resamples: int) -> Contrast:
+def contrast(name: str, a: Row, b: Row, metric: str, resampled: Resampled | None) -> Contrast:
     """Pair two rows by seed; runs whose validation set has no box of the kind are no pair."""
     pairs, first, second = [], [], []
     for seed in sorted(a.by_seed.keys() & b.by_seed.keys()):
@@ -131,27 +136,25 @@ def contrast(name: str, a: Row, b: Row, metric: str, truth: GroundTruth | None, 
             first.append(x)
             second.append(y)
     over_seeds = paired_difference(first, second) if pairs else None
-    over_images = None if truth is None else _over_images(pairs, truth, resamples)
+    over_images = None if resampled is None else _over_images(pairs, resampled)
     return Contrast(name, a.name, b.name, metric, tuple(run.seed for run, _ in pairs), over_seeds, over_images)
 
 
-def _over_images(
-    pairs: Sequence[tuple[SweptRun, SweptRun]], truth: GroundTruth, resamples: int
-) -> tuple[float, float] | None:
+def _over_images(pairs: Sequence[tuple[SweptRun, SweptRun]], resampled: Resampled) -> tuple[float, float] | None:
     files = [[run.folder / "predictions.json" for run in pair] for pair in pairs]
     if not files or not all(file.is_file() for pair in files for file in pair):
         return None
-    matched = [tuple(ScoredMatches(truth, read_predictions(file, truth)) for file in pair) for pair in files]
-    low, high = images_interval([(a, b) for a, b in matched], resamples)
+    low, high = images_interval([(resampled(a), resampled(b)) for a, b in files])
     return 100 * low, 100 * high
 
 
 class Truths:
-    """The validation boxes that two rows were scored on."""
+    """The validation boxes that rows were scored on, and each run's APs on resamples of the images."""
 
     def __init__(self, console: Console) -> None:
         self._console = console
         self._read: dict[str, GroundTruth | None] = {}
+        self._resampled: dict[Path, Floats] = {}
 
     def of(self, rows: Sequence[Row]) -> GroundTruth | None:
         """None where the rows' data differ, or are not there any more."""
@@ -164,6 +167,12 @@ class Truths:
         if key not in self._read:
             self._read[key] = self._load(nodes[0])
         return self._read[key]
+
+    def resampled(self, truth: GroundTruth, resamples: int, file: Path) -> Floats:
+        """AP of a predictions.json on each resample; computed once, for all differences that the run is in."""
+        if file not in self._resampled:
+            self._resampled[file] = resampled_ap(ScoredMatches(truth, read_predictions(file, truth)), resamples)
+        return self._resampled[file]
 
     def _load(self, node: Mapping[str, Any]) -> GroundTruth | None:
         try:

@@ -122,15 +122,21 @@ def paired_bootstrap(a: ScoredMatches, b: ScoredMatches, resamples: int = 1000, 
         raise ValueError(f"resamples={resamples}: at least 2 are needed for a spread")
     if np.isnan(a.ap()):
         raise ValueError("the annotations hold no box to be found, so there is no AP to compare")
-    draw = np.random.default_rng(seed)
-    share = np.full(a.num_images, 1 / a.num_images)
-    gaps = []
-    for _ in range(resamples):
-        weights = draw.multinomial(a.num_images, share).astype(np.float64)
-        gaps.append(a.ap(weights) - b.ap(weights))
+    gaps = resampled_ap(a, resamples, seed) - resampled_ap(b, resamples, seed)
     # A draw may hold no box at all where few images have one: it says nothing.
     low, high = np.nanquantile(gaps, [0.025, 0.975])
     return Difference(a.ap(), b.ap(), float(np.nanstd(gaps, ddof=1)), float(low), float(high))
+
+
+def resampled_ap(matches: ScoredMatches, resamples: int, seed: int = 0) -> Floats:
+    """AP on each resample of the images (resamples,); one seed draws the same for all detectors on the same images.
+
+    nan where a resample holds no box.
+    """
+    draw = np.random.default_rng(seed)
+    share = np.full(matches.num_images, 1 / matches.num_images)
+    draws = (draw.multinomial(matches.num_images, share) for _ in range(resamples))
+    return np.array([matches.ap(counts.astype(np.float64)) for counts in draws])
 
 
 def _of_class(images: Sequence[dict[str, NDArray[np.float64]] | None]) -> _ClassMatches:

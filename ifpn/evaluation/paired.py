@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import stats
 
-from ifpn.evaluation.bootstrap import ScoredMatches
+from ifpn.evaluation.bootstrap import Floats
 
 EFFECTS = (4.0, 1.0, 0.4)  # AP: what an implicit pyramid is said to gain; a row of a table; the solver's part
 MOST_PAIRS = 100_000
@@ -89,32 +89,20 @@ def _power(n: int, ratio: float, level: float) -> float:
     return float(above) + (float(below) if math.isfinite(below) else 0.0)
 
 
-def images_interval(
-    pairs: Sequence[tuple[ScoredMatches, ScoredMatches]], resamples: int, seed: int = 0, confidence: float = 0.95
-) -> tuple[float, float]:
+def images_interval(pairs: Sequence[tuple[Floats, Floats]], confidence: float = 0.95) -> tuple[float, float]:
     """Bootstrap interval over images of the mean difference of several pairs of detectors.
 
-    Each resample draws the images once for all pairs and averages the differences over the pairs.
-
     Args:
-        pairs: (a, b) matched with one and the same truth.
-        resamples: number of resamples, 2 or more.
-        seed: of the resamples.
+        pairs: (a, b): APs of `resampled_ap`, all of the same resamples of the same images.
         confidence: share of the resamples inside the interval.
 
     Raises:
-        ValueError: no pair, truths of different size, no boxes to be found.
+        ValueError: no pair, different numbers of resamples or fewer than two, no boxes to be found.
     """
-    sizes = {one.num_images for pair in pairs for one in pair}
-    if len(sizes) != 1 or resamples < 2:
-        raise ValueError(f"{len(pairs)} pairs with {sorted(sizes)} images, {resamples} resamples: one truth, 2 or more")
-    num_images = sizes.pop()
-    draw = np.random.default_rng(seed)
-    share = np.full(num_images, 1 / num_images)
-    gaps = []
-    for _ in range(resamples):
-        weights = draw.multinomial(num_images, share).astype(np.float64)
-        gaps.append(statistics.fmean(a.ap(weights) - b.ap(weights) for a, b in pairs))
+    sizes = {one.size for pair in pairs for one in pair}
+    if len(sizes) != 1 or min(sizes) < 2:
+        raise ValueError(f"{len(pairs)} pairs with {sorted(sizes)} resamples: one number of at least 2")
+    gaps = np.mean([a - b for a, b in pairs], axis=0)
     if not np.isfinite(gaps).any():
         raise ValueError("the annotations hold no box to be found, so there is no AP to compare")
     tail = (1 - confidence) / 2

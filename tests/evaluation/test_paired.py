@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from ifpn.evaluation import ScoredMatches
-from ifpn.evaluation.bootstrap import paired_bootstrap
+from ifpn.evaluation.bootstrap import paired_bootstrap, resampled_ap
 from ifpn.evaluation.ground_truth import GroundTruth
 from ifpn.evaluation.paired import images_interval, paired_difference, pairs_needed
 from tests.evaluation.cases import random_case
@@ -54,9 +54,12 @@ def test_images_are_drawn_once_for_all_pairs() -> None:
     truth, found = random_case(3)
     other = random_case(3)[1][: len(found) // 2]
     ground = GroundTruth.load(truth)
-    a, b = ScoredMatches(ground, found), ScoredMatches(ground, other)
-    one = paired_bootstrap(a, b, resamples=50)
-    assert images_interval([(a, b)], 50) == pytest.approx((one.low, one.high))
+    matches = ScoredMatches(ground, found), ScoredMatches(ground, other)
+    one = paired_bootstrap(*matches, resamples=50)
+    a, b = (resampled_ap(each, 50) for each in matches)
+    assert images_interval([(a, b)]) == pytest.approx((one.low, one.high))
     # The same pair twice has the mean of the same differences; a pair and its mirror cancel in every draw.
-    assert images_interval([(a, b), (a, b)], 50) == pytest.approx((one.low, one.high))
-    assert images_interval([(a, b), (b, a)], 50) == pytest.approx((0.0, 0.0), abs=1e-12)
+    assert images_interval([(a, b), (a, b)]) == pytest.approx((one.low, one.high))
+    assert images_interval([(a, b), (b, a)]) == pytest.approx((0.0, 0.0), abs=1e-12)
+    with pytest.raises(ValueError, match="one number"):
+        images_interval([(a, b[:10])])
