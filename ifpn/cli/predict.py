@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.progress import track
 
 from ifpn.cli.cores import limit_threads
-from ifpn.cli.sources import download_folder, find_sources
+from ifpn.cli.sources import download_folder, drawn_from, find_sources, printable
 from ifpn.data import BadImage
 from ifpn.detections import Detections
 from ifpn.errors import ConfigError, UserError
@@ -74,11 +74,6 @@ def predict(cfg: DictConfig) -> None:
         markup=False,
         soft_wrap=True,
     )
-
-
-def drawn_from(cfg: DictConfig, predictor: Predictor) -> float:
-    """The score from which on boxes are drawn: as set, else that of the highest F1 in validation, else 0.3."""
-    return float((predictor.score_threshold or 0.3) if cfg.score_threshold is None else cfg.score_threshold)
 
 
 def detect(predictor: Predictor, file: Path) -> Detections:
@@ -142,8 +137,3 @@ def _spare_images(files: Sequence[Path], pictures: Sequence[Path]) -> None:
                 f"run_dir={printable(picture.parent)}: the picture with boxes would overwrite the image "
                 f"{printable(picture)}. Choose another folder: run_dir=FOLDER."
             )
-
-
-def printable(text: object) -> str:
-    """Text for a terminal: file names may hold bytes that are no text."""
-    return str(text).encode("utf-8", "backslashreplace").decode()

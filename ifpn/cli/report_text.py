@@ -7,16 +7,13 @@ import io
 import statistics
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from rich.table import Table
 
+from ifpn.cli.contrasts import Contrast
 from ifpn.evaluation.paired import EFFECTS, pairs_needed
 from ifpn.runs.recorded import RUNS, recorded_table
 from ifpn.runs.sweep import METRICS, Row
-
-if TYPE_CHECKING:
-    from ifpn.cli.report import Contrast
 
 COSTS = {  # column: (path in result.json, factor, digits)
     "M params": (("parameters",), 1e-6, 2),

@@ -1,4 +1,4 @@
-"""What `source=` may be: an image, a folder, a pattern, a list of files, an address."""
+"""What `source=` may be: an image, a folder, a pattern, a list of files, an address; and how it is shown."""
 
 from __future__ import annotations
 
@@ -10,7 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
+from omegaconf import DictConfig
+
 from ifpn.data import BadImage, DataError, ImageFolder
+from ifpn.predictor import Predictor
 from ifpn.reading import read_bytes
 
 MAX_DOWNLOAD = 64 * 2**20  # bytes of one image
@@ -106,3 +109,13 @@ def _downloaded(address: str, downloads: Path) -> Sources:
 def download_folder() -> tempfile.TemporaryDirectory[str]:
     """A folder for images from addresses, gone at the end of the command."""
     return tempfile.TemporaryDirectory(prefix="ifpn_")
+
+
+def drawn_from(cfg: DictConfig, predictor: Predictor) -> float:
+    """The score from which on boxes are drawn: as set, else that of the highest F1 in validation, else 0.3."""
+    return float((predictor.score_threshold or 0.3) if cfg.score_threshold is None else cfg.score_threshold)
+
+
+def printable(text: object) -> str:
+    """Text for a terminal: file names may hold bytes that are no text."""
+    return str(text).encode("utf-8", "backslashreplace").decode()

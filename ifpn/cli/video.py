@@ -20,7 +20,7 @@ from PIL import Image
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 
-from ifpn.cli.predict import drawn_from, printable
+from ifpn.cli.sources import drawn_from, printable
 from ifpn.data import BadImage, DataError
 from ifpn.detections import Detections
 from ifpn.errors import ConfigError
