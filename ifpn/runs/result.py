@@ -33,7 +33,8 @@ class RunResult:
         seed, steps, batch, world_size: of the run; `batch` images per optimiser step, all processes together.
         summary, per_class: the last validation, values in 0..1 or COCO's -1; None before the first one.
         best_AP: the best value of the monitored number so far.
-        solver: the last readings of `SolverMonitor`.
+        solver: the last readings of `SolverMonitor`; `spectral_radius` and `effective_depth`: of the final weights,
+            for one validation image.
         parameters: of the detector.
         multiply_adds: of the detector for one validation image; None for a compiled one.
         seconds_per_step: median over the batches.

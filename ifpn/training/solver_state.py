@@ -47,12 +47,17 @@ class RadiusProbe:
             return float(neck.spectral_radius(self._features.pop(), products).median())
 
 
-def log_radius(trainer: pl.Trainer, radius: float, row: int) -> dict[str, float]:
-    """Log a spectral radius and the effective depth in row `row` of the loggers, and return them.
+def radius_metrics(radius: float) -> dict[str, float]:
+    """A spectral radius and the effective depth.
 
     What takes k applications to arrive is damped by about radius^k: their sum is that of 1 / (1 - radius).
     """
-    measured = {"spectral_radius": radius} | ({"effective_depth": 1 / (1 - radius)} if radius < 1 else {})
+    return {"spectral_radius": radius} | ({"effective_depth": 1 / (1 - radius)} if radius < 1 else {})
+
+
+def log_radius(trainer: pl.Trainer, radius: float, row: int) -> dict[str, float]:
+    """Log a spectral radius and the effective depth in row `row` of the loggers, and return them."""
+    measured = radius_metrics(radius)
     # Not `LightningModule.log`: that would repeat the value in every row until the epoch ends.
     for logger in trainer.loggers:
         logger.log_metrics({f"solver/{name}": value for name, value in measured.items()}, step=row)

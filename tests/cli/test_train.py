@@ -63,6 +63,9 @@ def test_the_run_folder_tells_its_story(finished: tuple[Path, str]) -> None:
     assert result["seconds_per_step"] > 0
     assert result["solver"]["forward_evals"] == 3
     assert 0 < result["solver"]["forward_residual"] < 10
+    radius, depth = result["solver"]["spectral_radius"], result["solver"].get("effective_depth")
+    assert radius > 0
+    assert depth == (pytest.approx(1 / (1 - radius)) if radius < 1 else None)
     for picture in PICTURES:
         with Image.open(folder / picture) as image:
             assert min(image.size) > (100 if picture == BATCH else 300)  # two images of 64 px, not enlarged

@@ -23,6 +23,7 @@ from ifpn.training.callbacks.solver_monitor import SolverMonitor
 from ifpn.training.cost import multiply_adds
 from ifpn.training.loggers import log_costs, log_pictures, log_tables
 from ifpn.training.module import DetectionModule
+from ifpn.training.solver_state import PRODUCTS, RadiusProbe, equilibrium_neck, radius_metrics
 
 
 class RunReport(Callback):
@@ -81,6 +82,7 @@ class RunReport(Callback):
 
     def _result(self, trainer: pl.Trainer, module: DetectionModule, solver: Mapping[str, float]) -> RunResult:
         scores = module.scores or {"summary": None, "per_class": None}
+        costs = _costs(trainer, module)
         best = next((c.best_score for c in trainer.callbacks if isinstance(c, BestCheckpoint)), None)  # type: ignore[attr-defined]
         return RunResult(
             complete=module.complete,
@@ -92,13 +94,24 @@ class RunReport(Callback):
             summary=scores["summary"],
             per_class=scores["per_class"],
             best_AP=best,
-            solver=dict(solver),
-            multiply_adds=multiply_adds(module.detector, _image(trainer.datamodule).to(module.device)),  # type: ignore[attr-defined]
+            solver={**solver, **costs.pop("solver")},
+            **costs,
             parameters=sum(p.numel() for p in module.detector.parameters()),
             seconds_per_step=statistics.median(self.step_seconds) if self.step_seconds else None,
             choices=module.metadata["choices"],
             config=module.metadata["config"],
         )
+
+
+def _costs(trainer: pl.Trainer, module: DetectionModule) -> dict[str, Any]:
+    """What the final weights compute for one image, and how deep their equilibrium is there."""
+    neck, probe = equilibrium_neck(module), RadiusProbe()
+    if neck is not None:
+        probe.arm(neck)
+    image = _image(trainer.datamodule).to(module.device)  # type: ignore[attr-defined]
+    counted = multiply_adds(module.detector, image)
+    radius = None if neck is None else probe.read(trainer, neck, PRODUCTS)
+    return {"multiply_adds": counted, "solver": {} if radius is None else radius_metrics(radius)}
 
 
 def _image(data: DetectionData) -> Tensor:
