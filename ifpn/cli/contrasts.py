@@ -61,11 +61,12 @@ def asked_for(cfg: DictConfig, rows: Sequence[Row]) -> list[tuple[str, str, str]
         if cfg.baseline not in short:
             choice = ", ".join(dict.fromkeys(short))
             raise ConfigError(f"baseline={cfg.baseline}: must be a row of this sweep: {choice}.")
+        named = {(a, b) for _, a, b in found}
         bases = {group: name for group, name, text in zip(groups, names, short, strict=True) if text == cfg.baseline}
         found += [
             (f"{name} - {cfg.baseline}", name, bases[group])
             for group, name in zip(groups, names, strict=True)
-            if group in bases and name != bases[group]
+            if group in bases and name != bases[group] and (name, bases[group]) not in named
         ]
     elif cfg.get("within") is not None:
         raise ConfigError(f"within={cfg.within}: needs a baseline=ROW to compare with.")

@@ -82,6 +82,11 @@ def test_differences_are_paired_by_seed(sweep: Path) -> None:
     assert len(read(sweep / "report" / "runs.csv")) == 7
 
 
+def test_a_difference_that_has_a_name_is_not_said_twice(sweep: Path) -> None:
+    named = report(configuration(sweep, baseline="fpn", contrasts={"solver": "implicit - fpn"}, metrics=["AP"]))
+    assert [(c.name, c.a, c.b) for c in named] == [("solver", "implicit", "fpn")]
+
+
 def test_several_data_sets_are_compared_each_by_itself(tmp_path: Path) -> None:
     for root, gain in (("cells", 0.01), ("persons", 0.03)):
         for seed in (0, 1):
