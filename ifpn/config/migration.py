@@ -45,7 +45,7 @@ ADDED: dict[str, dict[str, Any]] = {
     },
     "ifpn.data.DefectPolicy": {"missing_size": "measure", "implausible": "refuse", "box_format": "xywh"},
     "ifpn.necks.ImplicitFPN": {
-        **{"block": "basic", "start": "zero", "random_start": 0.0, "correction_weight": 0.0},
+        **{"block": "basic", "random_start": 0.0, "correction_weight": 0.0},
         **{"jacobian_every": 1.0, "contraction_penalty": 0.0, "contraction_margin": 0.9},
     },
     "ifpn.solvers.Equilibrium": {
@@ -65,6 +65,8 @@ ADDED: dict[str, dict[str, Any]] = {
         **dict.fromkeys(("output_norm", "input_norm", "add_input"), "${stabilise}"),
     },
 }
+# Class of a `_target_`: settings that came and went between two versions, with the value that was off.
+REMOVED: dict[str, dict[str, Any]] = {"ifpn.necks.ImplicitFPN": {"start": "zero", "fine_every": 1}}
 # What no table can say: each changes a configuration in place, and leaves an upgraded one as it is.
 STEPS: list[Callable[[dict[str, Any]], None]] = [nest_detector]
 
@@ -92,7 +94,7 @@ def migrate(config: Mapping[str, Any]) -> dict[str, Any]:
         step(upgraded)
     for old, new in MOVED.items():
         _move(upgraded, old, new)
-    _add(upgraded, upgraded)
+    _add_and_remove(upgraded, upgraded)
     return upgraded
 
 
@@ -105,14 +107,17 @@ def _renamed_targets(node: Any) -> Any:
     return [_renamed_targets(value) for value in node] if isinstance(node, list) else node
 
 
-def _add(node: Any, whole: dict[str, Any]) -> None:
+def _add_and_remove(node: Any, whole: dict[str, Any]) -> None:
     if isinstance(node, dict):
         target = node.get("_target_")
         for key, value in ADDED.get(target, {}).items() if isinstance(target, str) else ():
             linked = isinstance(value, str) and value.startswith("${")
             node.setdefault(key, whole.get(value[2:-1]) if linked else copy.deepcopy(value))
+        for key, off in REMOVED.get(target, {}).items() if isinstance(target, str) else ():
+            if node.pop(key, off) != off:
+                raise ConfigError(f"neck.{key}: is no setting any more. Use the commit that trained this network.")
     for value in node.values() if isinstance(node, dict) else node if isinstance(node, list) else ():
-        _add(value, whole)
+        _add_and_remove(value, whole)
 
 
 def _move(config: dict[str, Any], old: str, new: str) -> None:

@@ -8,7 +8,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal, Protocol
+from typing import Annotated, Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -24,11 +24,9 @@ from ifpn.necks.neck import ExtraLevelsFrom, Levels, Neck, check_pyramid_sizes
 from ifpn.necks.projection import NormLayer, Projection
 from ifpn.necks.pyramid_layout import FlatStep, PyramidLayout, to_network
 from ifpn.necks.transformation import Block, CrossScale, Transformation
-from ifpn.necks.warm_start import LearnedStart, warm_start
+from ifpn.necks.warm_start import warm_start
 from ifpn.solvers import Equilibrium, Stats, Unroll, spectral_radius
 from ifpn.solvers.repeat import without_samples
-
-Start = Literal["zero", "learned"]
 
 
 class FixedPointSolver(Protocol):
@@ -52,7 +50,6 @@ class EquilibriumOptions:
     contraction_penalty: float = 0.0
     contraction_margin: float = 0.9
     correction_weight: float = 0.0
-    start: Start = "zero"
     random_start: float = 0.0
 
     @property
@@ -107,7 +104,6 @@ class EquilibriumNeck(Neck):
                 "twice. Set it to 0, or csc.deform=false."
             )
         self.compile_g = options.compile
-        self.learned_start = LearnedStart(out_channels, self.num_levels) if options.start == "learned" else None
         self._compiled: Callable[..., Levels] | None = None
         self.keep_state = False
         self.state: Levels | None = None
@@ -170,8 +166,8 @@ class EquilibriumNeck(Neck):
         with solve_scope(self.g):
             p0 = self._first_state(f)
             # Before the solve: the last evaluation is the one that BatchNorm's statistics remember.
-            second = second_evaluation(f, p0.detach()) if graded and self.options.correction_weight > 0 else None
-            p, self.stats = self._solve(f, p0.detach())
+            second = second_evaluation(f, p0) if graded and self.options.correction_weight > 0 else None
+            p, self.stats = self._solve(f, p0)
             if (
                 self.stats is not None
                 and torch.is_grad_enabled()
@@ -181,11 +177,9 @@ class EquilibriumNeck(Neck):
                 with without_samples(failed):
                     b = self.project(features)
                 f = self.flat_map(b)
-                p, self.stats = self._solve(f, p0.detach())
+                p, self.stats = self._solve(f, p0)
             if graded:
                 self.auxiliary_losses |= jacobian_losses(f, p, self.options)
-        if graded and self.learned_start is not None:
-            self.auxiliary_losses["start"] = relative_distance(p0, p)
         if second is not None:
             self.auxiliary_losses["correction"] = self.options.correction_weight * relative_distance(second, p)
         levels = to_network(f.layout.views(p), b)
@@ -196,10 +190,8 @@ class EquilibriumNeck(Neck):
         return [level.contiguous() for level in levels]
 
     def _first_state(self, f: FlatStep) -> Tensor:
-        """P^0 (N, D): zero, noise, or h(B), which has a gradient in h and none in B."""
+        """P^0 (N, D): zero, or noise."""
         zeros = f.layout.zeros(f.b[0])
-        if self.learned_start is not None:
-            return f.layout.flatten(self.learned_start([level.detach() for level in f.b]), zeros.dtype)
         if not self.training or self.options.random_start == 0:
             return zeros
         scale = f.layout.flatten([level.detach() for level in f.b], zeros.dtype).std(dim=1, keepdim=True)
@@ -302,10 +294,8 @@ class ImplicitFPN(EquilibriumNeck):
         contraction_margin: the margin.
         correction_weight: weight of ||P^2 - P*||^2 / ||P*||^2 in `auxiliary_losses["correction"]`: two evaluations
             at test are to give what the equilibrium gives (Bai et al. 2022, DEQ-Flow's correction loss).
-        start: P^0: `"zero"`, or `"learned"`, h(B) trained by ||h(B) - P*||^2 / ||P*||^2 in
-            `auxiliary_losses["start"]` (`LearnedStart`; Bai et al. 2022, HyperDEQ).
-        random_start: share of the training images that start from noise of the scale of B instead, so that the answer
-            does not come to depend on the start.
+        random_start: share of the training images that start from noise of the scale of B instead of zero, so that
+            the answer does not come to depend on the start.
         compile: `torch.compile` for the evaluations that search P*; the graded one stays eager.
 
     Raises:
@@ -337,7 +327,6 @@ class ImplicitFPN(EquilibriumNeck):
         contraction_penalty: Weight = 0.0,
         contraction_margin: Weight = 0.9,
         correction_weight: Weight = 0.0,
-        start: Start = "zero",
         random_start: Probability = 0.0,
         compile: bool = False,
     ) -> None:
@@ -350,8 +339,6 @@ class ImplicitFPN(EquilibriumNeck):
             dropout=dropout,
             output_norm=output_norm,
         )
-        if start == "learned" and random_start > 0:
-            raise UserError(f"random_start={random_start}: must be 0 with start=learned, which is a start already.")
         options = EquilibriumOptions(
             solver=solver,
             input_norm=input_norm,
@@ -361,7 +348,6 @@ class ImplicitFPN(EquilibriumNeck):
             contraction_penalty=contraction_penalty,
             contraction_margin=contraction_margin,
             correction_weight=correction_weight,
-            start=start,
             random_start=random_start,
             compile=compile,
         )

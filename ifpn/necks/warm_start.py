@@ -8,33 +8,9 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ifpn.necks.pyramid_layout import FlatStep
-
-
-class LearnedStart(nn.Module):
-    """h(B), a first state learned from the equilibria found: depthwise 3x3 and 1x1 convolutions, own per level.
-
-    The 1x1 convolutions start at zero, so that an untrained h is the start at zero.
-
-    Args:
-        channels: C of every level.
-        num_levels: number of levels.
-    """
-
-    def __init__(self, channels: int, num_levels: int) -> None:
-        super().__init__()
-        levels = range(num_levels)
-        self.depthwise = nn.ModuleList(nn.Conv2d(channels, channels, 3, 1, 1, groups=channels) for _ in levels)
-        self.pointwise = nn.ModuleList(nn.Conv2d(channels, channels, 1) for _ in levels)
-        for parameter in self.pointwise.parameters():
-            nn.init.zeros_(parameter)
-
-    def forward(self, b: list[Tensor]) -> list[Tensor]:
-        """B, levels (N, C, H_l, W_l), to P^0 of the same shapes."""
-        layers = zip(self.depthwise, self.pointwise, b, strict=True)
-        return [pointwise(depthwise(level)) for depthwise, pointwise, level in layers]
 
 
 class KnownFirst:

@@ -140,3 +140,11 @@ def test_every_old_key_was_one_and_is_none_now() -> None:
 def test_what_is_no_configuration_is_refused(config: Any) -> None:
     with pytest.raises(ConfigError, match="mapping"):
         migrate(config)
+
+
+def test_a_setting_that_came_and_went_is_dropped_where_it_was_off() -> None:
+    stored = {"neck": {"_target_": "ifpn.necks.ImplicitFPN", "start": "zero"}}
+    assert "start" not in migrate(stored)["neck"]
+    stored["neck"]["start"] = "learned"
+    with pytest.raises(ConfigError, match=r"neck\.start: is no setting any more"):
+        migrate(stored)

@@ -49,7 +49,7 @@ NECKS |= {f"implicit {c} {s}": partial(ImplicitFPN, csc=CSC[c], solver=SOLVERS[s
 NECKS |= {f"mdeq {s}": partial(MDEQ, solver=SOLVERS[s]) for s in SOLVERS}
 NECKS |= {
     "output norm": partial(ImplicitFPN, output_norm=True),
-    "learned start": partial(ImplicitFPN, start="learned", correction_weight=0.1),
+    "correction loss": partial(ImplicitFPN, correction_weight=0.1),
     "post norm": partial(ImplicitFPN, block="post_norm"),
     "no residual block": partial(ImplicitFPN, residual_block=False),
     "no weight norm": partial(ImplicitFPN, weight_norm=False, dropout=0.0),
@@ -162,7 +162,6 @@ def test_stats_tell_of_the_last_forward() -> None:
             "leaves G without parameters",
         ),
         (lambda: StackedFPN(CHANNELS, 16, csc=NoFusion), "^csc=none: must be another one with neck=stack"),
-        (lambda: ImplicitFPN(CHANNELS, 16, start="mean"), "^start=mean: must be zero or learned"),
         (lambda: ImplicitFPN(CHANNELS, 16, block="pre"), "^block=pre: must be basic or post_norm"),
         (
             lambda: ImplicitFPN(CHANNELS, 16, residual_block=False, block="post_norm"),

@@ -15,7 +15,7 @@ from tests.necks.cases import features
 
 NECKS: dict[str, Callable[..., Neck]] = {
     "implicit": partial(ImplicitFPN, output_norm=True, input_norm=True, dropout=0.0),
-    "learned start": partial(ImplicitFPN, start="learned", add_input=True),
+    "input added": partial(ImplicitFPN, add_input=True),
     "unroll": partial(ImplicitFPN, solver=Unroll(2)),
     "mdeq": partial(MDEQNeck, solver=Unroll(1), dropout=0.0),
     "stack": partial(StackedFPN, inject=True, repeats=2),
