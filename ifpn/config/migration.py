@@ -45,7 +45,7 @@ ADDED: dict[str, dict[str, Any]] = {
     },
     "ifpn.data.DefectPolicy": {"missing_size": "measure", "implausible": "refuse", "box_format": "xywh"},
     "ifpn.necks.ImplicitFPN": {
-        **{"block": "basic", "random_start": 0.0, "correction_weight": 0.0},
+        **{"block": "basic", "random_start": 0.0},
         **{"jacobian_every": 1.0, "contraction_penalty": 0.0, "contraction_margin": 0.9},
     },
     "ifpn.solvers.Equilibrium": {
@@ -66,7 +66,9 @@ ADDED: dict[str, dict[str, Any]] = {
     },
 }
 # Class of a `_target_`: settings that came and went between two versions, with the value that was off.
-REMOVED: dict[str, dict[str, Any]] = {"ifpn.necks.ImplicitFPN": {"start": "zero", "fine_every": 1}}
+REMOVED: dict[str, dict[str, Any]] = {
+    "ifpn.necks.ImplicitFPN": {"start": "zero", "correction_weight": 0.0, "fine_every": 1}
+}
 # What no table can say: each changes a configuration in place, and leaves an upgraded one as it is.
 STEPS: list[Callable[[dict[str, Any]], None]] = [nest_detector]
 

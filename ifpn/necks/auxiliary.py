@@ -34,17 +34,3 @@ def jacobian_losses(f: Callable[[Tensor], Tensor], p: Tensor, options: Equilibri
     if options.contraction_penalty > 0:
         losses["contraction"] = options.contraction_penalty * contraction_penalty(y, z, options.contraction_margin)
     return losses
-
-
-def second_evaluation(f: Callable[[Tensor], Tensor], p0: Tensor) -> Tensor:
-    """P^2 = f(f(P^0)), what two evaluations at test return; differentiable in the second one only."""
-    with torch.no_grad():
-        first = f(p0)
-    return f(first)
-
-
-def relative_distance(p: Tensor, target: Tensor) -> Tensor:
-    """Mean over the images of |p - target|^2 / |target|^2, a scalar; no gradient reaches the target (N, D)."""
-    target = target.detach()
-    size = target.square().sum(dim=1).clamp_min(torch.finfo(target.dtype).tiny)
-    return ((p - target).square().sum(dim=1) / size).mean()

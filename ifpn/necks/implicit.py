@@ -19,7 +19,7 @@ from ifpn.errors import UserError
 from ifpn.layers.deform import DeformableConv
 from ifpn.layers.norm import group_norm
 from ifpn.layers.solve_scope import solve_scope
-from ifpn.necks.auxiliary import jacobian_losses, relative_distance, second_evaluation
+from ifpn.necks.auxiliary import jacobian_losses
 from ifpn.necks.neck import ExtraLevelsFrom, Levels, Neck, check_pyramid_sizes
 from ifpn.necks.projection import NormLayer, Projection
 from ifpn.necks.pyramid_layout import FlatStep, PyramidLayout, to_network
@@ -49,7 +49,6 @@ class EquilibriumOptions:
     jacobian_every: float = 1.0
     contraction_penalty: float = 0.0
     contraction_margin: float = 0.9
-    correction_weight: float = 0.0
     random_start: float = 0.0
 
     @property
@@ -165,8 +164,6 @@ class EquilibriumNeck(Neck):
         graded = self.training and torch.is_grad_enabled()
         with solve_scope(self.g):
             p0 = self._first_state(f)
-            # Before the solve: the last evaluation is the one that BatchNorm's statistics remember.
-            second = second_evaluation(f, p0) if graded and self.options.correction_weight > 0 else None
             p, self.stats = self._solve(f, p0)
             if (
                 self.stats is not None
@@ -180,8 +177,6 @@ class EquilibriumNeck(Neck):
                 p, self.stats = self._solve(f, p0)
             if graded:
                 self.auxiliary_losses |= jacobian_losses(f, p, self.options)
-        if second is not None:
-            self.auxiliary_losses["correction"] = self.options.correction_weight * relative_distance(second, p)
         levels = to_network(f.layout.views(p), b)
         if self.state is not None or (self.keep_state and not self.training):
             self.state = f.layout.views(p.detach().clone())  # the caller may change its levels in place
@@ -292,8 +287,6 @@ class ImplicitFPN(EquilibriumNeck):
         contraction_penalty: weight of the mean of max(0, 1ᵀ dG/dP - margin)^2 at P* in
             `auxiliary_losses["contraction"]`: zero where G contracts (`ifpn.solvers.contraction_penalty`).
         contraction_margin: the margin.
-        correction_weight: weight of ||P^2 - P*||^2 / ||P*||^2 in `auxiliary_losses["correction"]`: two evaluations
-            at test are to give what the equilibrium gives (Bai et al. 2022, DEQ-Flow's correction loss).
         random_start: share of the training images that start from noise of the scale of B instead of zero, so that
             the answer does not come to depend on the start.
         compile: `torch.compile` for the evaluations that search P*; the graded one stays eager.
@@ -326,7 +319,6 @@ class ImplicitFPN(EquilibriumNeck):
         jacobian_every: Annotated[float, Ge(0.001), Le(1)] = 1.0,
         contraction_penalty: Weight = 0.0,
         contraction_margin: Weight = 0.9,
-        correction_weight: Weight = 0.0,
         random_start: Probability = 0.0,
         compile: bool = False,
     ) -> None:
@@ -347,7 +339,6 @@ class ImplicitFPN(EquilibriumNeck):
             jacobian_every=jacobian_every,
             contraction_penalty=contraction_penalty,
             contraction_margin=contraction_margin,
-            correction_weight=correction_weight,
             random_start=random_start,
             compile=compile,
         )

@@ -49,7 +49,6 @@ NECKS |= {f"implicit {c} {s}": partial(ImplicitFPN, csc=CSC[c], solver=SOLVERS[s
 NECKS |= {f"mdeq {s}": partial(MDEQ, solver=SOLVERS[s]) for s in SOLVERS}
 NECKS |= {
     "output norm": partial(ImplicitFPN, output_norm=True),
-    "correction loss": partial(ImplicitFPN, correction_weight=0.1),
     "post norm": partial(ImplicitFPN, block="post_norm"),
     "no residual block": partial(ImplicitFPN, residual_block=False),
     "no weight norm": partial(ImplicitFPN, weight_norm=False, dropout=0.0),
