@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ifpn.errors import ConfigError
-from reproduce.settings import read_settings, whole_number, whole_numbers
+from reproduce.settings import files, read_settings, whole_number, whole_numbers
 
 MANY = 1_000_000
 
@@ -138,7 +138,7 @@ def starts(arguments: Sequence[str]) -> None:
     numbers, out = whole_numbers(settings, "applications", 1, 1000), Path(settings["out"])
     images = None if settings["images"] == "all" else whole_number(settings, "images", 2, MANY)
     measured = []
-    for ckpt in settings["ckpt"].split(","):
+    for ckpt in files(settings, "ckpt"):
         predictor = load(ckpt)
         data = _data(predictor.config["data"], None if settings["root"] == "as trained" else settings["root"])
         found = ap_from_starts(predictor, data, numbers, images)

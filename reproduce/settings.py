@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 from ifpn.errors import ConfigError
 
@@ -44,3 +45,14 @@ def whole_numbers(values: Mapping[str, str], name: str, low: int, high: int) -> 
     if numbers != sorted(set(numbers)):
         raise ConfigError(f"{name}={values[name]} is not allowed: the numbers must increase.")
     return numbers
+
+
+def files(values: Mapping[str, str], name: str) -> list[str]:
+    """A comma-separated list of files. Names may hold commas, as the folders of a sweep do: `row=fast,seed=0`."""
+    found, begun = [], ""
+    for piece in values[name].split(","):
+        begun = f"{begun},{piece}" if begun else piece
+        if Path(begun).expanduser().is_file():
+            found.append(begun)
+            begun = ""
+    return [*found, begun] if begun else found  # who reads it says that it is missing

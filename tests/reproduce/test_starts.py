@@ -13,6 +13,7 @@ from PIL import Image
 from ifpn.errors import ConfigError
 from ifpn.solvers import Equilibrium, Unroll
 from reproduce.inspect_checkpoint import body_of, describe_solver
+from reproduce.settings import files
 from reproduce.starts import STARTS, FromStart, ap_from_starts, detect_together, draw_starts, verdict
 from tests.reproduce.cases import CONTRACTION, data_of, make
 
@@ -109,3 +110,11 @@ def test_what_iterates_nothing_and_a_single_image_are_refused(root: Path) -> Non
 def test_a_network_that_finds_nothing_proves_nothing() -> None:
     (line,) = verdict(make(*CONTRACTION), [FromStart(start, stays(0.0), {}) for start in STARTS])
     assert line.startswith("this network finds nothing")
+
+
+def test_names_of_checkpoints_may_hold_commas(tmp_path: Path) -> None:
+    names = [str(tmp_path / name) for name in ("a.ckpt", "row=fast,seed=0", "b,c,d")]
+    for name in names:
+        Path(name).touch()
+    assert files({"ckpt": ",".join(names)}, "ckpt") == names
+    assert files({"ckpt": f"{names[0]},gone"}, "ckpt") == [names[0], "gone"]
