@@ -51,7 +51,8 @@ def describe_solver(predictor: Predictor) -> str:
     solver = getattr(body_of(predictor).neck, "solver", None)
     if solver is None:
         return neck_name(predictor)
-    how = f"{solver.steps} applications" if isinstance(solver, Unroll) else "equilibrium"
+    unrolled = isinstance(solver, Unroll)
+    how = f"{solver.steps} application{'s' * (solver.steps != 1)}" if unrolled else "equilibrium"
     return f"{neck_name(predictor)}, {how}"
 
 

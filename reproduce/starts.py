@@ -183,9 +183,8 @@ def draw_starts(checkpoints: Sequence[tuple[str, Sequence[FromStart]]], path: st
     with figure(5.2 * len(checkpoints) + 1.2, 4.6, path) as drawing:
         title = "One answer, whatever the start and the number of applications?"
         drawing.suptitle(title, x=0.012, ha="left", fontsize=15, fontweight="bold")
-        for axes, (name, found) in zip(
-            drawing.subplots(1, len(checkpoints), squeeze=False)[0], checkpoints, strict=True
-        ):
+        panels = drawing.subplots(1, len(checkpoints), sharey=True, squeeze=False)[0]
+        for axes, (name, found) in zip(panels, checkpoints, strict=True):
             axes.set_title(name)
             for one, color, marker in zip(found, (BLUE, ORANGE, GREEN), "os^", strict=True):
                 values = [100 * value for value in one.ap.values()]
@@ -194,8 +193,8 @@ def draw_starts(checkpoints: Sequence[tuple[str, Sequence[FromStart]]], path: st
             axes.set_xticks(list(found[0].ap), [str(n) for n in found[0].ap])
             axes.axhline(100 * max(found[0].ap.values()), color=FAINT, linestyle=":", linewidth=1.2)
             axes.set_xlabel("applications of G")
-            axes.set_ylabel("AP")
-            axes.legend(loc="lower right")
+        panels[0].set_ylabel("AP")
+        panels[-1].legend()
 
 
 def _batches(data: DetectionData, images: int | None) -> Iterator[tuple[list[Tensor], list[int]]]:
