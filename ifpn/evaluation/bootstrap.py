@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,6 +28,8 @@ class _ClassMatches:
     hits, misses: (T, D), 0 or 1; both 0 where COCO ignores the detection. image: (D,) position of its image.
     scores: (D,), falling.
     truths: (I,) boxes to be found per image.
+    found: positions of the hits at each threshold.
+    counted: (T, D), or (1, D) where it is the same at all thresholds: 0 where COCO ignores the detection.
     """
 
     hits: Floats
@@ -35,6 +37,14 @@ class _ClassMatches:
     image: NDArray[np.int64]
     truths: Floats
     scores: Floats
+    found: tuple[NDArray[np.int64], ...] = field(init=False)
+    counted: Floats = field(init=False)
+
+    def __post_init__(self) -> None:
+        """Precision and recall change at hits alone, and nearly always the same detections count at every threshold."""
+        object.__setattr__(self, "found", tuple(np.flatnonzero(row) for row in self.hits))
+        counted = self.hits + self.misses
+        object.__setattr__(self, "counted", counted[:1] if (counted == counted[:1]).all() else counted)
 
 
 class ScoredMatches:
@@ -163,12 +173,12 @@ def _ap(one: _ClassMatches, weights: Floats) -> float | None:
     if truths == 0:
         return None
     each = weights[one.image]
-    hits = np.cumsum(one.hits * each, axis=1)
-    total = hits + np.cumsum(one.misses * each, axis=1)
-    precision = hits / np.maximum(total, np.spacing(1.0))
-    # The best precision at this recall or a higher one.
-    precision = np.maximum.accumulate(precision[:, ::-1], axis=1)[:, ::-1]
-    precision = np.concatenate([precision, np.zeros((len(precision), 1))], axis=1)
-    recall = hits / truths
-    values = [p[np.searchsorted(r, _RECALLS, side="left")] for p, r in zip(precision, recall, strict=True)]
+    totals = np.broadcast_to(np.cumsum(one.counted * each, axis=1), one.hits.shape)
+    values = []
+    for positions, total in zip(one.found, totals, strict=True):
+        hits = np.cumsum(each[positions])
+        precision = hits / np.maximum(total[positions], np.spacing(1.0))
+        # The best precision at this recall or a higher one; 0 at a recall that is never reached.
+        best = np.append(np.maximum.accumulate(precision[::-1])[::-1], 0.0)
+        values.append(best[np.searchsorted(hits / truths, _RECALLS, side="left")])
     return float(np.mean(values))
