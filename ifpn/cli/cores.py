@@ -37,11 +37,14 @@ def _quota(files: Sequence[Path]) -> tuple[int, int]:
     return quota, max(period, 1)
 
 
-def limit_threads(processes: int = 1) -> None:
-    """Lower torch's threads to the share of each of `processes` here; `OMP_NUM_THREADS` has the last word."""
+def limit_threads(processes: int = 1, workers: int = 0) -> None:
+    """Lower torch's threads to the share of each of `processes` here; `OMP_NUM_THREADS` has the last word.
+
+    A core is left to the data loader's `workers`: two threads that share two cores with them are slower than one.
+    """
     import torch
 
-    share = max(1, available_cores() // processes)
+    share = max(1, available_cores() // processes - (workers > 0))
     if "OMP_NUM_THREADS" not in os.environ and share < torch.get_num_threads():
         torch.set_num_threads(share)
         os.environ["OMP_NUM_THREADS"] = str(share)  # for the processes that Lightning starts

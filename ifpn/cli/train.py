@@ -57,7 +57,7 @@ def train(cfg: DictConfig, build: Build = build_detector) -> dict[str, float]:
         check_buildable(cfg)
     run_dir = Path(cfg.run_dir)
     trainer = build_trainer(cfg, run_dir)
-    limit_threads(trainer.num_devices)
+    limit_threads(trainer.num_devices, cfg.data.get("workers") or 0)
     with folder_lock(run_dir, "run_dir") if trainer.is_global_zero else nullcontext():
         return _train(cfg, build, trainer, run_dir)
 

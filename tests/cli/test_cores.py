@@ -36,10 +36,14 @@ def test_cores_are_counted_within_the_quota_of_a_container(
 
 
 @pytest.mark.parametrize(
-    ("there", "processes", "given", "expected"), [(8, 1, None, 4), (3, 1, None, 3), (3, 2, None, 1), (1, 4, "3", 4)]
+    ("there", "processes", "workers", "given", "expected"),
+    [
+        *((8, 1, 0, None, 4), (3, 1, 0, None, 3), (3, 2, 0, None, 1), (1, 4, 0, "3", 4)),
+        *((2, 1, 2, None, 1), (1, 1, 2, None, 1), (8, 2, 1, None, 3), (2, 1, 2, "2", 4)),
+    ],
 )
 def test_threads_are_lowered_to_the_share_of_a_process(
-    there: int, processes: int, given: str | None, expected: int, monkeypatch: pytest.MonkeyPatch
+    there: int, processes: int, workers: int, given: str | None, expected: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     threads = [4]
     monkeypatch.setattr(torch, "get_num_threads", lambda: threads[-1])
@@ -48,7 +52,7 @@ def test_threads_are_lowered_to_the_share_of_a_process(
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     if given:
         monkeypatch.setenv("OMP_NUM_THREADS", given)
-    cores.limit_threads(processes)
+    cores.limit_threads(processes, workers)
     assert threads[-1] == expected
     assert os.environ.get("OMP_NUM_THREADS") == (given or (str(expected) if expected < 4 else None))
     monkeypatch.setenv("OMP_NUM_THREADS", "1")  # what the function has set goes with the test
