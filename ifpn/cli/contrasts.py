@@ -115,7 +115,10 @@ class Truths:
 
     def of(self, rows: Sequence[Row]) -> GroundTruth | None:
         """None where the rows' data differ, or are not there any more."""
-        nodes: list[Mapping[str, Any]] = [run.content["config"].get("data", {}) for row in rows for run in row.runs]
+        runs = [run for row in rows for run in row.runs]
+        if any("data" not in run.content["config"] for run in runs):  # known from a table alone
+            return None
+        nodes: list[Mapping[str, Any]] = [run.content["config"]["data"] for run in runs]
         keys = {str((n.get("root"), n.get("val_annotations"), n.get("generate"))) for n in nodes}
         key = min(keys)
         if len(keys) > 1:
