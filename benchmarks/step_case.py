@@ -68,8 +68,10 @@ class Case:
         self.detector.load_state_dict(self._weights)
 
     def infer(self) -> None:
-        """Detections of the batch."""
+        """Detections of the batch, with weight norm folded into the weights as by `ifpn.load`."""
         self.detector.eval()
+        if (neck := equilibrium_neck(self.detector)) is not None:
+            neck.fold_weights = True
         with torch.inference_mode(), self.autocast:
             self.detector(self.images)
 

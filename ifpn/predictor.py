@@ -66,6 +66,8 @@ class Predictor:
         flip: bool = False,
     ) -> None:
         self.detector = detector.to(device).eval()
+        for neck in (part for part in self.detector.modules() if isinstance(part, EquilibriumNeck)):
+            neck.fold_weights = True
         self.class_names = list(class_names)
         self.category_ids = list(category_ids)
         self.config = config

@@ -20,6 +20,7 @@ from ifpn.layers.deform import DeformableConv
 from ifpn.layers.norm import group_norm
 from ifpn.layers.solve_scope import solve_scope
 from ifpn.necks.auxiliary import jacobian_losses
+from ifpn.necks.folded import FoldedCopy
 from ifpn.necks.neck import ExtraLevelsFrom, Levels, Neck, check_pyramid_sizes
 from ifpn.necks.projection import NormLayer, Projection
 from ifpn.necks.pyramid_layout import FlatStep, PyramidLayout, to_network
@@ -71,6 +72,8 @@ class EquilibriumNeck(Neck):
         options: all that does not concern G.
 
     Attributes:
+        fold_weights: in evaluation without gradients, use a copy of G into which weight norm is folded (`FoldedCopy`),
+            which saves some hundredths of a detector's time; `ifpn.load` and `Stream` switch it on.
         keep_state: in evaluation, hold P* as `state` and start the next forward from it (`Stream` does so).
         state: P* of the last forward, detached, where `keep_state` or a `start` asked for it.
         restarted: (N,) bool, images of the last forward whose start was refused; None where there was none.
@@ -104,6 +107,9 @@ class EquilibriumNeck(Neck):
             )
         self.compile_g = options.compile
         self._compiled: Callable[..., Levels] | None = None
+        self.fold_weights = False
+        self._folded = FoldedCopy()
+        self._g_in_use: Callable[..., Levels] | None = None  # a module here would be a part of this one
         self.keep_state = False
         self.state: Levels | None = None
         self.restarted: Tensor | None = None
@@ -143,15 +149,16 @@ class EquilibriumNeck(Neck):
         nearly twice as much (docs/solver.md).
         """
         if not self.compile_g or torch.is_grad_enabled():
-            outputs: Levels = self.g(*arguments)
+            outputs: Levels = (self._g_in_use or self.g)(*arguments)
             return outputs
         if self._compiled is None:
             self._compiled = torch.compile(self.g.forward)
         return self._compiled(*arguments)
 
     def __getstate__(self) -> dict[str, Any]:
-        """Leave out the compiled G, which belongs to this object's weights, and what the last forward left."""
-        return {**super().__getstate__(), "_compiled": None, "state": None, "restarted": None}
+        """Leave out what belongs to this object's weights, and what the last forward left."""
+        left_out = {"_compiled": None, "_folded": FoldedCopy(), "state": None, "restarted": None}
+        return {**super().__getstate__(), **left_out}
 
     def pyramid(self, features: Levels) -> Levels:
         """Backbone levels to P* (or P* + B), contiguous, fp32 under autocast; to B for `Unroll(0)`, as P^0 = 0."""
@@ -162,7 +169,7 @@ class EquilibriumNeck(Neck):
             return b
         f = self.flat_map(b)
         graded = self.training and torch.is_grad_enabled()
-        with solve_scope(self.g):
+        with self._solving():
             p0 = self._first_state(f)
             p, self.stats = self._solve(f, p0)
             if (
@@ -183,6 +190,18 @@ class EquilibriumNeck(Neck):
         if self.add_input:
             return [p_l + b_l for p_l, b_l in zip(levels, b, strict=True)]
         return [level.contiguous() for level in levels]
+
+    @contextmanager
+    def _solving(self) -> Iterator[None]:
+        """Inside, G is one and the same function: G itself, or its folded copy where that is asked for."""
+        fold = self.fold_weights and not (self.training or torch.is_grad_enabled() or self.compile_g)
+        g = self._folded.of(self.g) if fold else self.g
+        self._g_in_use = g.__call__
+        try:
+            with solve_scope(g):
+                yield
+        finally:
+            self._g_in_use = None
 
     def _first_state(self, f: FlatStep) -> Tensor:
         """P^0 (N, D): zero, or noise."""

@@ -50,12 +50,13 @@ class Stream:
         neck = self._neck
         if neck is None:
             return self._detect(*args, **kwargs)
-        neck.keep_state, neck.state = True, self.state
+        folded = neck.fold_weights
+        neck.keep_state, neck.state, neck.fold_weights = True, self.state, True
         try:
             result = self._detect(*args, **kwargs)
             self.state = neck.state
         finally:
-            neck.keep_state, neck.state = False, None
+            neck.keep_state, neck.state, neck.fold_weights = False, None, folded
         if neck.stats is not None:
             self.evals.append(neck.evals().cpu())
         return result
