@@ -29,7 +29,8 @@ class SolverMonitor(Callback):
     Of the samples of the batch at hand, on the first rank: `forward_residual` and `backward_residual` (the median of
     ||f(z) - z|| / ||f(z)|| at the returned state), their `_max`, the evaluations used, and the shares that did not
     converge (residual above 0.05, or none) or met a non-finite value. At a shallow step (`Equilibrium.shallow`) they
-    are those of the last step that searched. After a validation: `solver/test_residual` of its last batch. `traces` keeps the last logged residual per evaluation.
+    are those of the last step that searched. After a validation: `solver/test_residual` of its last batch. `traces`
+    keeps the last logged residual per evaluation.
 
     Warns once in a run when training has left the regime in which G contracts.
 
