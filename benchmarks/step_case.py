@@ -17,6 +17,7 @@ from ifpn.config.build import build_detector
 from ifpn.config.paths import CONF
 from ifpn.config.stored import check_stored_data
 from ifpn.data import DetectionData
+from ifpn.detectors.views import resized_to
 from ifpn.errors import ConfigError
 from ifpn.runs.restore import read_trained, restore_detector
 from ifpn.solvers import Equilibrium, Unroll
@@ -35,6 +36,7 @@ class Case:
         targets: of the images.
         device: to compute on.
         precision: "fp32", or "bf16" by autocast.
+        size: shorter side that images are resized to; None: as the detector was built.
     """
 
     def __init__(
@@ -45,8 +47,9 @@ class Case:
         targets: Sequence[Mapping[str, Any]],
         device: str,
         precision: str,
+        size: int | None = None,
     ) -> None:
-        self.device = device
+        self.device, self.size = device, size
         self.autocast = torch.autocast(device, torch.bfloat16, enabled=precision == "bf16")
         self.detector: Any = detector.to(device)
         self.optimiser = optimizer([p for p in detector.parameters() if p.requires_grad])
@@ -57,7 +60,7 @@ class Case:
     def train(self) -> None:
         """One step."""
         self.detector.train()
-        with self.autocast:
+        with self.autocast, resized_to(self.detector, self.size):
             losses: dict[str, Tensor] = self.detector(self.images, self.targets)
         self.optimiser.zero_grad()
         torch.stack(list(losses.values())).sum().backward()
@@ -72,12 +75,13 @@ class Case:
         self.detector.eval()
         if (neck := equilibrium_neck(self.detector)) is not None:
             neck.fold_weights = True
-        with torch.inference_mode(), self.autocast:
+        with torch.inference_mode(), self.autocast, resized_to(self.detector, self.size):
             self.detector(self.images)
 
     def input_size(self) -> str:
         """Height x width of what the network sees of the first image."""
-        height, width = self.detector.transform(self.images[:1])[0].image_sizes[0]
+        with resized_to(self.detector, self.size):
+            height, width = self.detector.transform(self.images[:1])[0].image_sizes[0]
         return f"{height} x {width}"
 
     def _neck(self) -> Any:
@@ -104,7 +108,7 @@ class Case:
         if neck is None:
             return "-"
         self.detector.eval()
-        with torch.no_grad():
+        with torch.no_grad(), resized_to(self.detector, self.size):
             maps = body.backbone(self.detector.transform(self.images)[0].tensors)
         return f"{float(neck.spectral_radius({name: maps[name] for name in body.in_levels}).median()):.2f}"
 
@@ -155,4 +159,5 @@ def trained_case(run: str, overrides: Sequence[str], options: argparse.Namespace
     items = [data.val_dataset[i] for i in range(options.batch)]
     images = [image.float() / 255 for image, _ in items]
     optimizer = instantiate(config["schedule"]["optimizer"])
-    return Case(detector, optimizer, images, [target for _, target in items], options.device, options.precision)
+    where = options.device, options.precision, options.size
+    return Case(detector, optimizer, images, [target for _, target in items], *where)

@@ -94,10 +94,11 @@ def test_a_trained_net_is_timed_on_its_own_images_with_the_solver_asked_for(
 ) -> None:
     monkeypatch.setattr(bench_step, "peak", lambda name: bench_step.Peak(1.0, 2.0))
     arguments = ["--run", str(tiny_run), "--run", f"{tiny_run} solver.test_evals=3 solver.rtol=0", "--rounds", "1"]
-    monkeypatch.setattr(sys, "argv", ["bench_step", *arguments])
+    monkeypatch.setattr(sys, "argv", ["bench_step", *arguments, "--size", "48"])
     bench_step.main()
     printed = capsys.readouterr().out
     assert "trained weights" in printed
+    assert "network input 48 x " in printed
     assert "| 3.0 |" in printed.splitlines()[-1]
     for wrong, sentence in (
         ([], "name trained runs"),
