@@ -198,7 +198,7 @@ def main() -> None:
     parser.add_argument("--markdown", action="store_true", help="print tables for docs/results.md")
     args = parser.parse_args()
     if args.allocator == "keeping" and sys.platform == "linux" and not KEEP.items() <= os.environ.items():
-        os.execve(sys.executable, [sys.executable, *sys.argv], {**os.environ, **KEEP})
+        os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], {**os.environ, **KEEP})
     torch.set_num_threads(args.threads)
     rows: list[Row] = []
     for size in args.size:

@@ -115,7 +115,7 @@ def peak_here(name: str, options: argparse.Namespace) -> Peak:
 
 def peak(name: str) -> Peak:
     """The same in a fresh process, with the command line of this one."""
-    command = [sys.executable, *sys.argv, "--memory-of", name]
+    command = [sys.executable, *sys.orig_argv[1:], "--memory-of", name]
     answer = subprocess.run(command, check=True, capture_output=True, text=True).stdout
     return Peak(**json.loads(answer.splitlines()[-1]))
 
@@ -137,6 +137,7 @@ def table(names: list[str], options: argparse.Namespace) -> str:
     for r in range(options.rounds + 1):
         for name, case in cases.items():
             case.restore()
+            case.infer()  # folds the weights that were just restored, as the first image of many does
             seconds = {"infer": clock(case.infer, case.device), "train": clock(case.train, case.device)}
             if r > 0:  # the first round warms up
                 for what, value in seconds.items():

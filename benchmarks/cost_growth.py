@@ -65,7 +65,7 @@ def counted(options: argparse.Namespace) -> tuple[float, float]:
 
 def memory(name: str, side: int, batch: int) -> float:
     """Peak MiB of a training step of a case in a fresh process."""
-    command = [sys.executable, *sys.argv, "--memory-of", name, "--sides", str(side), "--batches", str(batch)]
+    command = [sys.executable, *sys.orig_argv[1:], "--memory-of", name, "--sides", str(side), "--batches", str(batch)]
     answer = subprocess.run(command, check=True, capture_output=True, text=True).stdout
     return float(answer.split()[-1])
 
