@@ -46,7 +46,7 @@ def report(cfg: DictConfig) -> list[Contrast]:
             contrasts.append(contrast(name, *pair, metric, resampled))
     out = Path(cfg.run_dir)
     out.mkdir(parents=True, exist_ok=True)
-    printed = write_report(rows, contrasts, left, out)
+    printed = write_report(rows, contrasts, left, out, console.width)
     draw_comparison(rows, contrasts, out / "differences.png")
     for table in printed:
         console.print(table)

@@ -38,9 +38,12 @@ HOW_TO_READ_DIFFERENCES = (
 
 
 def write_report(
-    rows: Sequence[Row], contrasts: Sequence[Contrast], left: Sequence[tuple[Path, str]], out: Path
+    rows: Sequence[Row], contrasts: Sequence[Contrast], left: Sequence[tuple[Path, str]], out: Path, width: int
 ) -> list[Table]:
-    """Write report.md, rows.csv, runs.csv, differences.csv and rows.tex below `out`; returns what a terminal holds."""
+    """Write report.md, rows.csv, runs.csv, differences.csv and rows.tex below `out`.
+
+    Returns tables for a terminal of `width` characters.
+    """
     heads, cells = _table(rows)
     parts = ["# Runs", HOW_TO_READ, _grid(heads, cells)]
     if contrasts:
@@ -56,23 +59,33 @@ def write_report(
     }
     for name, text in texts.items():
         (out / name).write_text(text, encoding="utf-8")
-    short = _differences(contrasts)
-    tables = [_printed("box AP in percent", heads, cells)]
-    # The columns that fit into a terminal: the rest stands in the files.
-    return tables + (
-        [_printed("paired differences", short[0][1:8], [row[1:8] for row in short[1]])] if contrasts else []
-    )
+    tables = _printed("box AP in percent", heads, cells, 1, width)
+    if contrasts:
+        short_heads, short = _differences(contrasts)
+        some = slice(1, 8)  # of the name and the pairs needed the files know
+        tables += _printed("paired differences", short_heads[some], [line[some] for line in short], 2, width)
+    return tables
 
 
-def _printed(title: str, heads: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
-    table = Table(title=title, title_justify="left")
-    longest = max((len(row[0]) for row in rows), default=0)
-    table.add_column(heads[0], min_width=min(longest, 24), overflow="fold")
-    for head in heads[1:]:
-        table.add_column(head, justify="right")
-    for row in rows:
-        table.add_row(*row)
-    return table
+def _printed(title: str, heads: Sequence[str], rows: Sequence[Sequence[str]], keys: int, width: int) -> list[Table]:
+    """As many tables as `width` characters ask for, each with the first `keys` columns."""
+    sizes = [max(len(line[i]) for line in [heads, *rows]) + 3 for i in range(len(heads))]
+    left = max(width - 1 - sum(min(size, 27) for size in sizes[:keys]), 1)
+    parts: list[list[int]] = [[]]
+    for i in range(keys, len(heads)):
+        if parts[-1] and sum(sizes[k] for k in [*parts[-1], i]) > left:
+            parts.append([])
+        parts[-1].append(i)
+    tables = []
+    for number, part in enumerate(parts):
+        table = Table(title=title if number == 0 else f"{title}, continued", title_justify="left")
+        for i in [*range(keys), *part]:
+            first = {"min_width": min(sizes[0] - 3, 24), "overflow": "fold"} if i == 0 else {"justify": "right"}
+            table.add_column(heads[i], **first)
+        for row in rows:
+            table.add_row(*(row[i] for i in [*range(keys), *part]))
+        tables.append(table)
+    return tables
 
 
 def _table(rows: Sequence[Row]) -> tuple[list[str], list[list[str]]]:

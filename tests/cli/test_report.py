@@ -87,6 +87,20 @@ def test_a_difference_that_has_a_name_is_not_said_twice(sweep: Path) -> None:
     assert [(c.name, c.a, c.b) for c in named] == [("solver", "implicit", "fpn")]
 
 
+@pytest.mark.parametrize("width", [80, 200])
+def test_no_number_is_cut_off_in_a_terminal(
+    width: int, sweep: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", str(width))
+    report(configuration(sweep, baseline="fpn"))
+    shown = capsys.readouterr().out
+    assert "…" not in shown
+    for cell in ("50.0 ± 1.0", "52.0 ± 0.0", "implicit - fpn", "+2.00", "-0.48 to +4.48", "2.00"):
+        assert cell in shown
+    assert max(len(line) for line in shown.splitlines()[:-1]) <= width
+    assert shown.count("continued") == (0 if width == 200 else 2)
+
+
 def test_several_data_sets_are_compared_each_by_itself(tmp_path: Path) -> None:
     for root, gain in (("cells", 0.01), ("persons", 0.03)):
         for seed in (0, 1):
