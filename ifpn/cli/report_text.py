@@ -26,8 +26,9 @@ _LATEX = {"&": r"\&", "%": r"\%", "_": r"\_", "#": r"\#", "±": r"$\pm$", "-": r
 
 HOW_TO_READ = (
     "Box AP in percent of the weights at the end of training: mean ± sample standard deviation over n seeds. Costs are "
-    "medians over the runs; GMAC: multiply-adds of the detector for one validation image; depth: 1 / (1 - rho), the "
-    "number of applications that an equilibrium sums."
+    "medians over the runs; seconds are left out where runs are known from a table, which may be of other days and "
+    "machines. GMAC: multiply-adds of the detector for one validation image; depth: 1 / (1 - rho), the number of "
+    "applications that an equilibrium sums."
 )
 HOW_TO_READ_DIFFERENCES = (
     "Mean of the differences of runs with the same seed. Seeds: Student's t with n - 1 degrees of freedom, what other "
@@ -90,9 +91,9 @@ def _printed(title: str, heads: Sequence[str], rows: Sequence[Sequence[str]], ke
 
 def _table(rows: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
     heads = ["row", *METRICS, "n", *COSTS, "depth"]
-    cells = []
+    cells, untimed = [], any(row.is_recorded for row in rows)
     for row in rows:
-        costs = [_cost(row, *COSTS[name]) for name in COSTS]
+        costs = ["" if name == "s/step" and untimed else _cost(row, *COSTS[name]) for name in COSTS]
         cells.append([row.name, *(_spread(row.values(m)) for m in METRICS), str(len(row.runs)), *costs, _depth(row)])
     # A column that no run has says nothing.
     kept = [i for i in range(len(heads)) if any(line[i] for line in cells)]

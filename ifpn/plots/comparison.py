@@ -62,6 +62,11 @@ class Rows(Protocol):
         """What the row is called."""
         ...
 
+    @property
+    def is_recorded(self) -> bool:
+        """Whether its seconds may be those of several machines."""
+        ...
+
     def values(self, metric: str, /) -> list[float]:
         """The metric of every run."""
         ...
@@ -74,6 +79,8 @@ class Rows(Protocol):
 def draw_comparison(rows: Sequence[Rows], contrasts: Sequence[Difference], path: str | Path) -> None:
     """Differences in AP (points, intervals over seeds and images); AP against seconds per step and against memory.
 
+    Instead of the seconds, which compare only where all runs were timed together, recorded rows show multiply-adds.
+
     Args:
         rows: the rows of a sweep.
         contrasts: their differences; those of a metric other than AP are left to the table.
@@ -84,7 +91,10 @@ def draw_comparison(rows: Sequence[Rows], contrasts: Sequence[Difference], path:
     with figure(15.5, height, path) as drawing:
         left, middle, right = drawing.subplots(1, 3, width_ratios=[1.3, 1, 1])
         _draw_differences(left, shown)
-        _draw_cost(middle, rows, ("seconds_per_step",), "seconds per training step")
+        if any(row.is_recorded for row in rows):
+            _draw_cost(middle, rows, ("multiply_adds",), "multiply-adds in GMAC per image at test", 1e-9)
+        else:
+            _draw_cost(middle, rows, ("seconds_per_step",), "seconds per training step")
         _draw_cost(right, rows, ("peak_memory_mib",), "peak memory in MiB")
         if right.get_legend_handles_labels()[0]:
             right.legend(loc="center left", bbox_to_anchor=(1.02, 0.5))
@@ -111,12 +121,12 @@ def _draw_differences(axes: Axes, shown: Sequence[Difference]) -> None:
     axes.set_xlabel("AP; blue: 95 % (thin 99 %) over seeds, orange: 95 % over images")
 
 
-def _draw_cost(axes: Axes, rows: Sequence[Rows], path: tuple[str, ...], label: str) -> None:
+def _draw_cost(axes: Axes, rows: Sequence[Rows], path: tuple[str, ...], label: str, unit: float = 1.0) -> None:
     axes.set_title(f"AP against {label.split(' in ')[0]}")
     axes.set_xlabel(label)
     axes.set_ylabel("AP")
     points = [(i, row, row.cost(*path), row.values("AP")) for i, row in enumerate(rows)]
-    known = [(i, row, cost, values) for i, row, cost, values in points if cost is not None and values]
+    known = [(i, row, unit * cost, values) for i, row, cost, values in points if cost is not None and values]
     if not known:
         say(axes, f"no run measured its {label}")
     for i, row, cost, values in known:

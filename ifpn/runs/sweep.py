@@ -86,6 +86,11 @@ class Row:
         """The runs by their seeds."""
         return {run.seed: run for run in self.runs}
 
+    @property
+    def is_recorded(self) -> bool:
+        """Whether it has runs of a table, of which nobody knows that they were timed on one machine and day."""
+        return any(run.sha256 for run in self.runs)
+
     def values(self, metric: str) -> list[float]:
         """The metric of every run; empty unless every run has it."""
         found = [value for run in self.runs if (value := run.value(metric)) is not None]

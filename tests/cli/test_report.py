@@ -24,7 +24,12 @@ def write(folder: Path, neck: str, seed: int, ap: float, root: str = "nowhere", 
     config = {"neck": {"_target_": neck}, "seed": seed, "run_dir": str(folder), "data": {"root": root, "seed": seed}}
     config["solver"] = {"train_evals": 7 + seed} if neck == "fpn" else {}  # of a default that changed meanwhile
     content: dict[str, Any] = {"complete": True, "seed": seed, "steps": 10, "summary": {"AP": ap, **SUMMARY}}
-    content |= {"config": config, "parameters": 2_000_000, "solver": {"spectral_radius": 0.5}} | changes
+    content |= {
+        "config": config,
+        "parameters": 2_000_000,
+        "seconds_per_step": 1.5,
+        "solver": {"spectral_radius": 0.5},
+    } | changes
     (folder / "result.json").write_text(json.dumps(content))
     given = [f"neck={neck}", f"seed={seed}", f"data.root={root}", "schedule.max_epochs=3"]
     (folder / "hydra" / "overrides.yaml").write_text(yaml.safe_dump(given))
@@ -141,8 +146,11 @@ def test_a_table_of_runs_stands_for_the_runs_and_more_join_by_name(sweep: Path, 
     (kept / "runs.csv").write_bytes(table.read_bytes())
     again = report(configuration(kept, baseline="fpn", resamples=100))  # there are no predictions to resample
     assert [(c.name, c.seeds, c.over_seeds) for c in again] == [(c.name, c.seeds, c.over_seeds) for c in first]
-    for name in ("rows.csv", "runs.csv", "differences.csv"):
+    for name in ("runs.csv", "differences.csv"):
         assert (kept / "report" / name).read_text() == (sweep / "report" / name).read_text()
+    timed, untimed = (read(folder / "report" / "rows.csv") for folder in (sweep, kept))
+    assert [row.pop("s/step") for row in timed] == ["1.50", "1.50"]  # nobody knows of a table when it was timed
+    assert untimed == timed
     more = tmp_path_factory.mktemp("more")
     for seed in (2, 3):  # seed 2 is in both: the run counts
         write(more / f"fpn{seed}", "fpn", seed, 0.7)
