@@ -64,7 +64,6 @@ TWO = (
 )
 HEAD = "detector.head.num_convs=1"
 STEADY = ("solver.easy=null", "solver.hard=null")
-SHALLOW = ("solver.shallow=0.5",)
 BY_RADIUS = ("solver.easy.radius=0.1", "solver.hard.radius=0.15")
 # What a trial varies: {factor: {level: overrides}}. A new option is one line here.
 FACTORS: dict[str, dict[str, tuple[str, ...]]] = {
@@ -79,13 +78,7 @@ FACTORS: dict[str, dict[str, tuple[str, ...]]] = {
         "fast": ("solver=fast",),
         # a warm-up, then random budgets | a warm-up, then the budget chosen by the measured spectral radius
         "fast, changing": ("solver=fast", "solver.warmup=0.4", "solver.random_evals=[2,5]", *STEADY),
-        "fast, by radius": (
-            "solver=fast",
-            "solver.warmup=1",
-            "solver.shallow=0.5",
-            "solver.radius_every=2",
-            *BY_RADIUS,
-        ),
+        "fast, by radius": ("solver=fast", "solver.warmup=1", "solver.radius_every=2", *BY_RADIUS),
         "cheap": ("solver=cheap",),
         "two_step": ("solver=two_step",),
         "unroll": ("solver=unroll",),

@@ -53,8 +53,6 @@ ADDED: dict[str, dict[str, Any]] = {
             "test_rtol": None,
             "warmup": 0.0,
             "warmup_evals": 2,
-            "shallow": 0.0,
-            "shallow_evals": 1,
             "random_evals": None,
             "easy": None,
             "hard": None,

@@ -14,7 +14,6 @@ from ifpn.solvers.fixed_point import Backward, check_backward
 Regime = Literal["easy", "normal", "hard"]
 HYSTERESIS = 0.1  # a radius must fall this far below a border until less is spent again
 READINGS = 3  # the median of so many decides
-_GOLDEN = (math.sqrt(5) - 1) / 2
 
 
 @check
@@ -41,15 +40,13 @@ class Progress:
     """Where a training is, as far as its solver cares.
 
     Attributes:
-        warming: the warm-up is on.
-        unrolled: plain evaluations that the step makes, in the warm-up or as a shallow step; 0: it searches.
+        unrolled: the warm-up is on.
         radius_due: the spectral radius is to be measured in this step.
         regime: which budget is used. "normal" until the first reading.
         readings: the last measured radii.
     """
 
-    warming: bool = False
-    unrolled: int = 0
+    unrolled: bool = False
     radius_due: bool = False
     regime: Regime = "normal"
     readings: list[float] = field(default_factory=list)
@@ -74,12 +71,3 @@ class Progress:
         """Take up what `state_dict` returned; nothing, from a run without such a state."""
         if state:
             self.regime, self.readings = state["regime"], [float(r) for r in state["readings"]]
-
-
-def is_chosen(step: int, share: float) -> bool:
-    """Whether `step` is one of a share of all steps, spread evenly over them but in no period.
-
-    Multiples of the golden ratio, modulo 1 (a sequence of low discrepancy): the same steps on every process and after
-    every resume, and neither all nor none of those whose number is a multiple of something.
-    """
-    return step * _GOLDEN % 1 < share

@@ -9,11 +9,11 @@ from typing import Annotated, Any
 import torch
 from torch import Tensor
 
-from ifpn.bounds import Count, Ge, Le, Length, Probability, check
+from ifpn.bounds import Count, Ge, Le, Length, check
 from ifpn.errors import UserError
 from ifpn.solvers.anderson import Anderson
 from ifpn.solvers.batched import accumulation_dtype
-from ifpn.solvers.budget import Budget, Progress, is_chosen
+from ifpn.solvers.budget import Budget, Progress
 from ifpn.solvers.fixed_point import Backward, Forward, Implicit, check_backward, fixed_point
 from ifpn.solvers.repeat import repeat
 from ifpn.solvers.solution import Map, Solution, Stats, Status
@@ -39,17 +39,14 @@ class Equilibrium:
         warmup: a training begins with `warmup_evals` plain evaluations and ordinary backpropagation (`Unroll`): for
             this share of its steps, below 1, or this number of steps. As IFR does, by two of the paper's authors.
         warmup_evals: evaluations in the warm-up.
-        shallow: this share of the steps after the warm-up makes `shallow_evals` plain evaluations, as the warm-up does,
-            so that the state after so few is as good as the equilibrium, and the answer does not depend on the budget.
-        shallow_evals: evaluations of these steps.
         random_evals: (least, most) evaluations that search in training, drawn for each step in place of
             `train_evals`, so that no single budget is learned by heart.
         easy: spends less where the spectral radius is at most `easy.radius`.
         hard: spends more where it is above `hard.radius`.
         radius_every: steps from one measurement of the radius to the next, if `easy` or `hard` asks for it.
 
-    Warm-up, shallow steps and choice need to be told the step and the radius (`at_step`, `observe`), as `ifpn.training`
-    does; without it they never happen. Evaluation depends on neither.
+    Warm-up and choice need to be told the step and the radius (`at_step`, `observe`), as `ifpn.training` does; without
+    it they never happen. Evaluation depends on neither.
     """
 
     forward: StepRule = field(default_factory=Anderson)
@@ -61,8 +58,6 @@ class Equilibrium:
     test_rtol: Annotated[float, Ge(0), Le(1)] | None = None
     warmup: Annotated[float, Ge(0), Le(1e9)] = 0.0
     warmup_evals: Annotated[int, Ge(1), Le(1000)] = 2
-    shallow: Probability = 0.0
-    shallow_evals: Annotated[int, Ge(1), Le(1000)] = 1
     random_evals: Annotated[Sequence[Evals], Length(2, 2)] | None = None
     easy: Budget | None = None
     hard: Budget | None = None
@@ -90,9 +85,7 @@ class Equilibrium:
     def at_step(self, step: int, max_steps: int) -> None:
         """Say that the next training step is number `step`, from 0, of `max_steps`."""
         end = self.warmup if self.warmup >= 1 else self.warmup * max_steps
-        self.progress.warming = step < end
-        shallow = self.shallow_evals if is_chosen(step, self.shallow) else 0
-        self.progress.unrolled = self.warmup_evals if self.progress.warming else shallow
+        self.progress.unrolled = step < end
         self.progress.radius_due = (self.easy or self.hard) is not None and step > 0 and step % self.radius_every == 0
 
     def observe(self, radius: float) -> None:
@@ -110,7 +103,7 @@ class Equilibrium:
     def __call__(self, f: Map, z0: Tensor, *, training: bool) -> tuple[Tensor, Stats]:
         """Solve z = f(z) from z0 (B, ...), see `fixed_point`. `training` chooses the budget, nothing else."""
         if training and self.progress.unrolled:
-            return Unroll(self.progress.unrolled)(f, z0, training=True)
+            return Unroll(self.warmup_evals)(f, z0, training=True)
         evals, backward = self._spend() if training else (self.test_evals, self.backward)
         rtol = self.rtol if training or self.test_rtol is None else self.test_rtol
         return fixed_point(f, z0, forward=Forward(self.forward, evals, rtol, self.atol), backward=backward)

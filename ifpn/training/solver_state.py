@@ -81,9 +81,9 @@ class SolverSchedule:
         """The next batch belongs to optimiser step `step`, from 0."""
         if self.solver is None or self._neck is None:
             return
-        was_warming = self.solver.progress.warming
+        was_unrolled = self.solver.progress.unrolled
         self.solver.at_step(step, max_steps)
-        if was_warming and not self.solver.progress.warming:
+        if was_unrolled and not self.solver.progress.unrolled:
             log.info("step %d: the warm-up is over, from here on the equilibrium is searched", step)
         if self.solver.progress.radius_due and step != self._measured_at:  # once, however many batches are accumulated
             self._measured_at = step

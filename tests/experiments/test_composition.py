@@ -217,7 +217,6 @@ CONTROL = {
     "broyden": ("ImplicitFPN", {"solver": {"train_evals": 15, "test_evals": 7}}),
     "fast": ("ImplicitFPN", {"solver": {"train_evals": 7, "test_evals": 7, "warmup": 0.0}}),
     "warmup": ("ImplicitFPN", {"solver": {"train_evals": 7, "test_evals": 7, "warmup": 0.5}}),
-    "shallow": ("ImplicitFPN", {"solver": {"train_evals": 7, "test_evals": 7, "warmup": 0.0, "shallow": 0.5}}),
 }
 G = ("csc", "residual_block", "weight_norm", "dropout", "output_norm", "input_norm", "add_input")
 
@@ -239,6 +238,6 @@ def test_the_rows_of_the_control_differ_in_the_neck_alone() -> None:
         str([made["fast"]["neck"][key] for key in G])
     }
     cfg = composed("experiment=control")
-    optional = {"fpn_gn", "bare_stack_2", "shallow"}
+    optional = {"fpn_gn", "bare_stack_2"}
     assert set(cfg.hydra.sweeper.params.row.split(",")) == set(CONTROL) - optional
     assert cfg.hydra.mode.name == "MULTIRUN"

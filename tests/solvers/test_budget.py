@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ifpn.errors import UserError
 from ifpn.solvers import Anderson, Budget, Equilibrium, Implicit, Neumann, OneStep, Unrolled
-from ifpn.solvers.budget import Progress, is_chosen
+from ifpn.solvers.budget import Progress
 
 EASY, HARD = Budget(0.6, 4, Implicit(Neumann(), 2)), Budget(0.8, 10, Implicit(max_vjps=9))
 
@@ -78,31 +78,7 @@ def test_warm_up_unrolls_and_evaluation_never_does() -> None:
     _, stats = solver(lambda z: 0.5 * z + 1, torch.zeros(1, 3), training=False)
     assert stats.forward.evals == 3
     solver = Equilibrium(train_evals=6, backward=OneStep(), warmup=3)  # a number of steps
-    assert [(solver.at_step(step, 1000), solver.progress.unrolled)[1] for step in range(5)] == [2] * 3 + [0] * 2
-
-
-def test_shallow_steps_follow_the_warm_up() -> None:
-    solver = Equilibrium(train_evals=6, backward=OneStep(), warmup=3, warmup_evals=2, shallow=0.5, shallow_evals=1)
-    counts = []
-    for step in range(40):
-        solver.at_step(step, 1000)
-        counts.append(spent(solver))
-    assert counts[:3] == [2] * 3
-    assert set(counts[3:]) == {1, 7}
-    assert [step for step in range(3, 40) if counts[step] == 1] == [
-        step for step in range(3, 40) if is_chosen(step, 0.5)
-    ]
-    assert solver(lambda z: 0.5 * z + 1, torch.zeros(1, 3), training=False)[1].forward.evals == 7
-
-
-@pytest.mark.parametrize("share", [0.0, 0.1, 0.25, 0.5, 0.9, 1.0])
-def test_chosen_steps_are_spread_evenly_and_in_no_period(share: float) -> None:
-    chosen = [is_chosen(step, share) for step in range(2000)]
-    for every in (1, 2, 3, 10, 20, 24, 50):
-        for first in range(0, every, 7):
-            some = chosen[first::every]
-            # A period in common would make it all of them or none. 10 %: 21 multiples are nearly 13, so these drift.
-            assert abs(sum(some) - share * len(some)) <= 3 + 0.1 * len(some)
+    assert [(solver.at_step(step, 1000), solver.progress.unrolled)[1] for step in range(5)] == [True] * 3 + [False] * 2
 
 
 def test_random_budgets_are_drawn_from_torchs_generator() -> None:

@@ -95,7 +95,7 @@ class TinyImplicit(Tiny):
 def build_tiny(cfg: DictConfig, num_classes: int) -> Tiny:
     """`Tiny`, or `TinyImplicit` where a solver that changes while training is asked for."""
     solver = instantiate(cfg.solver)
-    changes = isinstance(solver, Equilibrium) and any((solver.warmup, solver.shallow, solver.random_evals))
+    changes = isinstance(solver, Equilibrium) and (solver.warmup > 0 or solver.random_evals is not None)
     return TinyImplicit(num_classes, solver) if changes else Tiny(num_classes)
 
 

@@ -89,7 +89,6 @@ def test_the_arrays_hold_every_pair_of_levels() -> None:
 CHOSEN = (
     "solver=fast",
     "solver.warmup=2",
-    "solver.shallow=0.5",
     "solver.radius_every=2",
     "solver.easy.radius=0.1",
     "solver.hard.radius=0.15",

@@ -110,27 +110,6 @@ def test_what_is_logged(tmp_path: Path) -> None:
     assert float(row["solver/forward_unconverged"]) == 0
 
 
-@quiet
-def test_shallow_steps_show_the_last_search(tmp_path: Path) -> None:
-    class Told(Net):
-        def on_train_batch_start(self, batch: Tensor, batch_idx: int) -> None:
-            assert isinstance(self.neck.solver, Equilibrium)
-            self.neck.solver.at_step(self.global_step, 8)
-
-    solver = Equilibrium(Anderson(), 20, shallow=0.6)
-    callback = monitor()
-    rows = fit(Told(solver=solver), callback, tmp_path)
-    assert [solver.at_step(s, 8) or solver.progress.unrolled for s in range(8)] == [1, 0, 1, 0, 1, 1, 0, 1]
-    residuals = {row["step"]: row["solver/forward_residual"] for row in rows}
-    assert "0" not in residuals  # nothing has been searched yet
-    r = [residuals[str(step)] for step in range(1, 8)]
-    assert r[0] == r[1] != r[2] == r[3] == r[4] != r[5] == r[6]
-    assert {row["solver/forward_evals"] for row in rows} == {"20.0"}
-    resumed = monitor()
-    resumed.load_state_dict(callback.state_dict())
-    assert vars(resumed._searched["forward"]) == vars(callback._searched["forward"])
-
-
 def test_the_share_of_samples_that_did_not_converge() -> None:
     residual = torch.tensor([0.01, 0.06, torch.inf, 0.04], dtype=torch.float64)
     solution = Solution(torch.zeros(4, 1), residual, residual[None], 1, torch.zeros(4), torch.tensor([1, 1, 2, 1]))

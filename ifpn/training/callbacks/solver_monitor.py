@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import replace
 from typing import Annotated, Any
 
 import pytorch_lightning as pl
@@ -28,9 +27,8 @@ class SolverMonitor(Callback):
 
     Of the samples of the batch at hand, on the first rank: `forward_residual` and `backward_residual` (the median of
     ||f(z) - z|| / ||f(z)|| at the returned state), their `_max`, the evaluations used, and the shares that did not
-    converge (residual above 0.05, or none) or met a non-finite value. At a shallow step (`Equilibrium.shallow`) they
-    are those of the last step that searched. After a validation: `solver/test_residual` of its last batch. `traces`
-    keeps the last logged residual per evaluation.
+    converge (residual above 0.05, or none) or met a non-finite value. After a validation: `solver/test_residual` of
+    its last batch. `traces` keeps the last logged residual per evaluation.
 
     Warns once in a run when training has left the regime in which G contracts.
 
@@ -57,7 +55,6 @@ class SolverMonitor(Callback):
         self.summary: dict[str, float] = {}
         self.readings_above_limit = 0  # logged residuals above the limit, the last ones in a row
         self.warned = False
-        self._searched: dict[str, Solution] = {}
         self._probe = RadiusProbe()
         self._measured_at = 0
 
@@ -67,13 +64,11 @@ class SolverMonitor(Callback):
             "summary": self.summary,
             "above": self.readings_above_limit,
             "warned": self.warned,
-            "searched": {side: dict(vars(solution)) for side, solution in self._searched.items()},
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.traces, self.summary = dict(state_dict["traces"]), dict(state_dict["summary"])
         self.readings_above_limit, self.warned = int(state_dict.get("above", 0)), bool(state_dict.get("warned", False))
-        self._searched = {side: Solution(**solution) for side, solution in state_dict.get("searched", {}).items()}
 
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
@@ -92,22 +87,17 @@ class SolverMonitor(Callback):
         # Also on the first step: a run too short to log would otherwise have nothing to tell.
         every: int = trainer.log_every_n_steps  # type: ignore[attr-defined]  # set by a connector of the Trainer
         stats = solver_stats(pl_module)
-        if stats is not None and not _is_shallow(equilibrium_neck(pl_module)):
-            self._keep(stats)
-        if self._searched and (trainer.global_step % every == 0 or not self.traces):
-            self._log_solves(pl_module)
+        if stats is not None and (trainer.global_step % every == 0 or not self.traces):
+            self._log_solves(stats, pl_module)
             if not _unrolls(equilibrium_neck(pl_module)):
                 self._check_residual(trainer)
         self._log_spectral_radius(trainer, pl_module)
 
-    def _keep(self, stats: Stats) -> None:
-        solved = {"forward": stats.forward, "backward": stats.backward}
-        self._searched |= {side: replace(s, value=s.trace.new_empty(0)) for side, s in solved.items() if s is not None}
-
-    def _log_solves(self, pl_module: pl.LightningModule) -> None:
-        for side, solution in self._searched.items():
-            self.traces[side] = solution.trace.detach().float().cpu()
-            self.summary |= solver_metrics(side, solution)
+    def _log_solves(self, stats: Stats, pl_module: pl.LightningModule) -> None:
+        for side, solution in (("forward", stats.forward), ("backward", stats.backward)):
+            if solution is not None:
+                self.traces[side] = solution.trace.detach().float().cpu()
+                self.summary |= solver_metrics(side, solution)
         found = {name: value for name, value in self.summary.items() if name not in MEASURED}
         found["unrolled"] = float(_unrolls(equilibrium_neck(pl_module)))
         pl_module.log_dict({f"solver/{name}": value for name, value in found.items()})
@@ -162,13 +152,7 @@ def solver_stats(module: nn.Module) -> Stats | None:
 def _unrolls(neck: EquilibriumNeck | None) -> bool:
     """Whether training applies G a few times and asks for no fixed point."""
     solver = getattr(neck, "solver", None)
-    return isinstance(solver, Unroll) or (isinstance(solver, Equilibrium) and solver.progress.warming)
-
-
-def _is_shallow(neck: EquilibriumNeck | None) -> bool:
-    """Whether this step of a training searches nothing, between others that do."""
-    solver = getattr(neck, "solver", None)
-    return isinstance(solver, Equilibrium) and solver.progress.unrolled > 0 and not solver.progress.warming
+    return isinstance(solver, Unroll) or (isinstance(solver, Equilibrium) and solver.progress.unrolled)
 
 
 def solver_metrics(side: str, solution: Solution) -> dict[str, float]:
