@@ -69,11 +69,11 @@ def write_report(
 
 
 def _printed(title: str, heads: Sequence[str], rows: Sequence[Sequence[str]], keys: int, width: int) -> list[Table]:
-    """As many tables as `width` characters ask for, each with the first `keys` columns."""
+    """As many tables as `width` characters ask for, each with the first `keys` columns; none for empty columns."""
     sizes = [max(len(line[i]) for line in [heads, *rows]) + 3 for i in range(len(heads))]
     left = max(width - 1 - sum(min(size, 27) for size in sizes[:keys]), 1)
     parts: list[list[int]] = [[]]
-    for i in range(keys, len(heads)):
+    for i in (i for i in range(keys, len(heads)) if any(line[i] for line in rows)):
         if parts[-1] and sum(sizes[k] for k in [*parts[-1], i]) > left:
             parts.append([])
         parts[-1].append(i)

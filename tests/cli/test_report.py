@@ -103,7 +103,7 @@ def test_no_number_is_cut_off_in_a_terminal(
     for cell in ("50.0 ± 1.0", "52.0 ± 0.0", "implicit - fpn", "+2.00", "-0.48 to +4.48", "2.00"):
         assert cell in shown
     assert max(len(line) for line in shown.splitlines()[:-1]) <= width
-    assert shown.count("continued") == (0 if width == 200 else 2)
+    assert ("continued" in shown) == (width == 80)
 
 
 def test_several_data_sets_are_compared_each_by_itself(tmp_path: Path) -> None:
