@@ -177,7 +177,9 @@ def _rows(runs: Sequence[SweptRun]) -> list[Row]:
 
 
 def _names(runs: Sequence[SweptRun]) -> list[str]:
-    """A short and different name for each run."""
+    """A short and different name for each run; its row of a table, or "all", where there is one."""
+    if len(runs) == 1:
+        return [runs[0].overrides.get("row", "all")]
     names = _named_by([run.overrides for run in runs])
     if len(set(names)) == len(runs):
         return names

@@ -67,6 +67,16 @@ def test_rows_are_what_was_swept_and_seeds_are_repetitions(sweep: Path) -> None:
     assert left == []
 
 
+def test_a_single_row_has_the_name_by_which_it_joins_others(tmp_path: Path) -> None:
+    for seed in (0, 1):
+        write(tmp_path / str(seed), "fpn", seed, 0.5)
+    assert [row.name for row in read_sweep(tmp_path)[0]] == ["all"]
+    for seed in (0, 1):
+        path = tmp_path / str(seed) / "hydra" / "overrides.yaml"
+        path.write_text(yaml.safe_dump([*yaml.safe_load(path.read_text()), "row=fast"]))
+    assert [row.name for row in read_sweep(tmp_path)[0]] == ["fast"]
+
+
 def test_differences_are_paired_by_seed(sweep: Path) -> None:
     write(sweep / "more", "implicit", 7, 0.9)  # without a partner
     found = report(configuration(sweep, baseline="fpn"))
