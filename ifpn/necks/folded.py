@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Hashable
-from itertools import chain
 
 import torch
 from torch import nn
@@ -21,25 +20,27 @@ class FoldedCopy:
 
     def __init__(self) -> None:
         self._folded: nn.Module | None = None
-        self._made_of: Hashable = None
+        self._made_of: list[Hashable] = []
 
     def clear(self) -> None:
         """Free the copy."""
-        self._folded = self._made_of = None
+        self._folded, self._made_of = None, []
 
     def of(self, module: nn.Module) -> nn.Module:
-        """The copy; `module` itself where its parts have hooks, or nothing counts the changes of its weights."""
-        tensors = list(chain(module.parameters(), module.buffers()))
-        if any(t.is_inference() for t in tensors) or any(_listened_to(part) for part in module.modules()):
-            return module
-        state = tuple((t.data_ptr(), t._version, t.dtype, t.device) for t in tensors)
+        """The copy; `module` itself where a part trains or has hooks, or nothing counts the changes of its weights."""
+        state: list[Hashable] = []
+        for part in module.modules():  # one walk: it is made for every image
+            if part.training or part._forward_hooks or part._forward_pre_hooks:
+                return module
+            for tensor in (*part._parameters.values(), *part._buffers.values()):
+                if tensor is None:
+                    continue
+                if tensor.is_inference():
+                    return module
+                state.append((tensor.data_ptr(), tensor._version, tensor.dtype, tensor.device))
         if self._folded is None or state != self._made_of:
             self._folded, self._made_of = _fold(module), state
         return self._folded
-
-
-def _listened_to(module: nn.Module) -> bool:
-    return bool(module._forward_hooks or module._forward_pre_hooks)
 
 
 def _fold(module: nn.Module) -> nn.Module:

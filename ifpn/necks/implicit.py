@@ -6,7 +6,7 @@ import functools
 from abc import abstractmethod
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Annotated, Any, Protocol
 
@@ -198,7 +198,7 @@ class EquilibriumNeck(Neck):
         g = self._folded.of(self.g) if fold else self.g
         self._g_in_use = g.__call__
         try:
-            with solve_scope(g):
+            with solve_scope(g) if g is self.g else nullcontext():  # a folded copy has nothing to hold
                 yield
         finally:
             self._g_in_use = None

@@ -105,6 +105,13 @@ def test_a_hook_in_g_is_called() -> None:
     assert len(seen) == 3
 
 
+def test_a_part_that_trains_goes_on_training() -> None:
+    neck = make(dropout=0.5)
+    values(neck)
+    neck.g.residual[0].train()
+    assert not torch.equal(values(neck)[0], values(neck)[0])  # its dropout draws
+
+
 def test_the_copy_belongs_to_nobody_else() -> None:
     neck = make()
     values(neck)
