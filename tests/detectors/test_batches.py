@@ -41,9 +41,11 @@ def test_the_same_boxes_alone_and_in_a_batch(name: str, neck: object) -> None:
         for picture, found in zip(pictures(), together, strict=True):
             (alone,) = model([picture])
             assert len(alone["boxes"]) > 10
-            assert_close(found["boxes"], alone["boxes"], atol=1e-4, rtol=0)
             assert_close(found["scores"], alone["scores"], atol=1e-4, rtol=0)
-            assert torch.equal(found["labels"], alone["labels"])
+            # Boxes of scores that differ by a rounding may come in another order.
+            rows = [torch.cat([d["boxes"], d["labels"][:, None]], dim=1) for d in (found, alone)]
+            rows = [r[sorted(range(len(r)), key=lambda i: r[i].round(decimals=2).tolist())] for r in rows]
+            assert_close(*rows, atol=1e-4, rtol=0)
 
 
 def test_images_of_one_padded_size_go_through_the_network_together(monkeypatch: pytest.MonkeyPatch) -> None:
