@@ -19,7 +19,7 @@ python report.py figure5 ckpt_a=… ckpt_b=… source=PHOTOS
     Figure 5: P5 to P7 of two checkpoints on the same images, and the effective receptive field of each.
     levels=P5,P6,P7 images=4 field_images=8 out=figures
 python report.py evaluations ckpt=…         AP and residual against evaluations of G at test time
-    evals=1,2,3,5,7,10,15,20,30 images=all root=FOLDER (as trained) out=figures
+    evals=1,2,3,5,7,10,15,20,30 images=all start=own (zero: not the fitted one) root=FOLDER (as trained) out=figures
 python report.py starts ckpt=A,B,…          AP with 1 to 64 plain applications of G from three starts; the prediction
     applications=1,2,3,5,8,16,32,64 images=all root=FOLDER (as trained) out=figures
 python report.py wires RUNS                 experiment=wires: accuracy against the length of the wires; the prediction
@@ -108,8 +108,11 @@ def evaluations(arguments: Sequence[str]) -> None:
     from reproduce.equilibrium_figures import draw_evaluations
     from reproduce.inspect_checkpoint import equilibrium_of
 
-    defaults = {"ckpt": None, "evals": "1,2,3,5,7,10,15,20,30", "images": "all", "root": "as trained", "out": "figures"}
+    defaults = {"ckpt": None, "evals": "1,2,3,5,7,10,15,20,30", "images": "all", "start": "own"}
+    defaults |= {"root": "as trained", "out": "figures"}
     settings = read_settings(arguments, defaults, "evaluations")
+    if settings["start"] not in ("own", "zero"):
+        raise ConfigError(f"start={settings['start']}: must be own or zero.")
     budgets = whole_numbers(settings, "evals", 1, 1000)
     images = None if settings["images"] == "all" else whole_number(settings, "images", 1, MANY)
     predictor, out = load(settings["ckpt"]), Path(settings["out"])
@@ -121,7 +124,7 @@ def evaluations(arguments: Sequence[str]) -> None:
             f"{one.evals:3} evaluations: AP {one.ap:.3f}, residual {sorted(one.residual)[len(one.residual) // 2]:.1e}"
         )
 
-    found = ap_by_evaluations(predictor, data, budgets, images, say)
+    found = ap_by_evaluations(predictor, data, budgets, images, say, from_zero=settings["start"] == "zero")
     draw_evaluations(found, (solver.train_evals, solver.test_evals), out / "evaluations.png")
     _write(out / "evaluations.json", [vars(one) for one in found])
     print(f"In {out}: evaluations.png, evaluations.json")

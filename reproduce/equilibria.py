@@ -52,19 +52,23 @@ def ap_by_evaluations(
     budgets: Sequence[int],
     images: int | None,
     progress: Callable[[AtBudget], None] = lambda _: None,
+    *,
+    from_zero: bool = False,
 ) -> list[AtBudget]:
     """AP and residual on the validation set for each test-time budget of evaluations of G.
 
-    images: at most so many, from the first on; None is all.
+    images: at most so many, from the first on; None is all. from_zero: also where a start is fitted.
 
     Raises:
         ConfigError: the checkpoint solves nothing, or knows classes that the data do not have.
     """
-    solver = equilibrium_of(predictor)
+    solver = replace(equilibrium_of(predictor), test_rtol=None, test_error=None, rtol=0.0, atol=0.0)
+    if from_zero:
+        solver = replace(solver, fit_start=0)
     labels = match_classes(predictor.class_names, data.class_names)
     found = []
     for evals in budgets:
-        with solved_by(predictor, replace(solver, test_evals=evals, rtol=0.0, test_rtol=None, atol=0.0)):
+        with solved_by(predictor, replace(solver, test_evals=evals)):
             found.append(_at_budget(predictor, data, labels, evals, images))
         progress(found[-1])
     return found

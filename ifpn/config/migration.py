@@ -57,6 +57,8 @@ ADDED: dict[str, dict[str, Any]] = {
             "easy": None,
             "hard": None,
             "radius_every": 100,
+            "fit_start": 0,
+            "test_error": None,
         },
     },
     "ifpn.necks.FPN": {"residual_block": False, "weight_norm": True, "dropout": 0.05},

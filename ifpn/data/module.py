@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import numpy as np
 import torch
 from pytorch_lightning import LightningDataModule
+from torch import Tensor
 from torch.utils.data import DataLoader
 
 from ifpn.bounds import Ge, Gt, Le, Length, Probability, Rate, check
@@ -194,6 +195,13 @@ class DetectionData(LightningDataModule):
                 )
             self._train = self._dataset(annotations, paths, np.flatnonzero(wanted), self.augment)
         return self._train
+
+    def plain_training_images(self, count: int) -> Iterator[Tensor]:
+        """At most `count` training images from all over the set, (3, H, W) uint8, as evaluation would read them."""
+        data = self.train_dataset
+        chosen = np.unique(np.linspace(0, len(data) - 1, count).round().astype(int))
+        plain = self._dataset(data.annotations, self._paths("train"), data.images[chosen], None)
+        return (plain[i][0] for i in range(len(plain)))
 
     @property
     def val_dataset(self) -> CocoDataset:

@@ -31,7 +31,7 @@ class ExportedDetector(nn.Module):
 
     Args:
         detector: `DenseDetector` or `FasterRCNN`, in evaluation mode.
-        evals: applications of G of an equilibrium neck, by plain iteration from zero; other necks ignore it.
+        evals: applications of G of an equilibrium neck, by plain iteration from its P^0; other necks ignore it.
 
     Attributes:
         max_detections: detections per image in the outputs.
@@ -95,11 +95,11 @@ class ExportedDetector(nn.Module):
         return list(neck(features).values())
 
     def _iterated(self, neck: EquilibriumNeck, features: list[Tensor]) -> list[Tensor]:
-        """P^n of P^(t+1) = G(P^t + B), P^0 = 0; for no application, B."""
+        """P^n of P^(t+1) = G(P^t + B) from P^0, zero or fitted; for no application, B."""
         b = neck.project(features)
         if self.evals == 0:
             return b
-        p = [torch.zeros_like(level) for level in b]
+        p = neck.first_levels(b)
         for _ in range(self.evals):
             p = neck.step(p, b)
         return [p_l + b_l for p_l, b_l in zip(p, b, strict=True)] if neck.add_input else p

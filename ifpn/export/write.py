@@ -110,7 +110,7 @@ def describe(
 
 
 def applications(detector: nn.Module, asked: int | None) -> int:
-    """Applications of G in the file: as asked; else the unrolled steps, or 2 for an equilibrium.
+    """Applications of G in the file: as asked, else the unrolled steps; of an equilibrium 2, or 1 where it is enough.
 
     Raises:
         ConfigError: a number for a neck that solves nothing, or that has its own.
@@ -126,7 +126,7 @@ def applications(detector: nn.Module, asked: int | None) -> int:
                 f"test_evals={asked}: must be {neck.solver.steps}, the steps that this neck was unrolled for."
             )
         return neck.solver.steps
-    return 2 if asked is None else asked
+    return (1 if neck.one_is_enough else 2) if asked is None else asked
 
 
 def needed(package: str, extra: str = "export") -> Any:

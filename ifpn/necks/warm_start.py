@@ -1,4 +1,4 @@
-"""Start a solve from a state that is known, per image, where it is better than zero.
+"""Start a solve from a state that is known, per image, where it is better than P^0.
 
 DEQ-Flow (Bai et al. 2022) and StreamDEQ (Ertenli et al. 2022) start each frame of a video from the last one.
 """
@@ -31,22 +31,32 @@ class KnownFirst:
         return self.f.take
 
 
-@torch.no_grad()
-def warm_start(f: FlatStep, known: Tensor) -> tuple[KnownFirst, Tensor, Tensor]:
-    """Choose the first state of every image: the known one, or zero where its residual is above that of zero.
+def relative_residual(value: Tensor, state: Tensor) -> Tensor:
+    """|f(z) - z| / |f(z)| of values f(z) and states z, (N, D) both: (N,). NaN where both are zero."""
+    residual: Tensor = (value - state).norm(dim=1) / value.norm(dim=1)
+    return residual
 
-    The residual of zero, |f(0) - 0| / |f(0)|, is 1. A known state above it belongs to another scene.
+
+@torch.no_grad()
+def warm_start(
+    f: FlatStep, known: Tensor, first: Callable[[], Tensor], limit: float = 1.0
+) -> tuple[KnownFirst, Tensor, Tensor]:
+    """Choose the first state of every image: the known one, or P^0 where its residual is above that of P^0.
+
+    A known state above it belongs to another scene. The residual of zero, |f(0) - 0| / |f(0)|, is 1.
 
     Args:
         f: the right-hand side.
         known: (N, D) states.
+        first: gives P^0, (N, D).
+        limit: the residual of P^0.
 
     Returns:
-        f, that costs no evaluation at the state chosen; the state (N, D); and (N,) bool, true where it is zero.
+        f, that costs no evaluation at the state chosen; the state (N, D); and (N,) bool, true where it is P^0.
     """
     value = f(known)
-    cold = ~((value - known).norm(dim=1) <= value.norm(dim=1))  # NaN is cold
+    cold = ~((value - known).norm(dim=1) <= limit * value.norm(dim=1))  # NaN is cold
     if bool(cold.any()):
-        known = torch.where(cold[:, None], 0.0, known)
+        known = torch.where(cold[:, None], first(), known)
         value = torch.where(cold[:, None], f(known), value)
     return KnownFirst(f, value), known, cold

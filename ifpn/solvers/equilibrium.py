@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import torch
 from torch import Tensor
 
-from ifpn.bounds import Count, Ge, Le, Length, check
+from ifpn.bounds import Count, Ge, Gt, Le, Length, check
 from ifpn.errors import UserError
 from ifpn.solvers.anderson import Anderson
 from ifpn.solvers.batched import accumulation_dtype
@@ -20,6 +20,7 @@ from ifpn.solvers.solution import Map, Solution, Stats, Status
 from ifpn.solvers.state import check_state, own_copy
 from ifpn.solvers.step_rule import StepRule, check_rule
 
+LARGEST_RESIDUAL = 0.5  # half of what zero has: above it a state says too little to go by an estimate
 Evals = Annotated[int, Ge(1), Le(1000)]
 
 
@@ -35,6 +36,8 @@ class Equilibrium:
         rtol, atol: stop early at |f(z) - z| <= max(atol, rtol |f(z)|); 0 never stops early. Under bfloat16
             autocast a tolerance below 5e-3 cannot be met.
         test_rtol: `rtol` in evaluation; None: the same.
+        test_error: in evaluation from a fitted start, stop instead where the relative error of the value is at most
+            this by estimate: the residual times the contraction measured with the fit. None: by `test_rtol`.
         backward: how to differentiate.
         warmup: a training begins with `warmup_evals` plain evaluations and ordinary backpropagation (`Unroll`): for
             this share of its steps, below 1, or this number of steps. As IFR does, by two of the paper's authors.
@@ -43,10 +46,12 @@ class Equilibrium:
             `train_evals`, so that no single budget is learned by heart.
         easy: spends less where the spectral radius is at most `easy.radius`.
         hard: spends more where it is above `hard.radius`.
+        fit_start: training images to which the first state of evaluation is fitted when a network has been trained;
+            0: evaluation starts from zero, even where there is a fitted start.
         radius_every: steps from one measurement of the radius to the next, if `easy` or `hard` asks for it.
 
     Warm-up and choice need to be told the step and the radius (`at_step`, `observe`), as `ifpn.training` does; without
-    it they never happen. Evaluation depends on neither.
+    it they never happen. Evaluation depends on neither. It is the caller, too, who fits the start and passes it as z0.
     """
 
     forward: StepRule = field(default_factory=Anderson)
@@ -56,12 +61,14 @@ class Equilibrium:
     atol: Annotated[float, Ge(0)] = 0.0
     backward: Backward = field(default_factory=Implicit)
     test_rtol: Annotated[float, Ge(0), Le(1)] | None = None
+    test_error: Annotated[float, Gt(0), Le(1)] | None = None
     warmup: Annotated[float, Ge(0), Le(1e9)] = 0.0
     warmup_evals: Annotated[int, Ge(1), Le(1000)] = 2
     random_evals: Annotated[Sequence[Evals], Length(2, 2)] | None = None
     easy: Budget | None = None
     hard: Budget | None = None
     radius_every: Count = 100
+    fit_start: Annotated[int, Ge(0), Le(10_000)] = 32
     progress: Progress = field(default_factory=Progress, init=False, compare=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -100,12 +107,17 @@ class Equilibrium:
         """Take up what `state_dict` returned."""
         self.progress.load_state_dict(state)
 
-    def __call__(self, f: Map, z0: Tensor, *, training: bool) -> tuple[Tensor, Stats]:
-        """Solve z = f(z) from z0 (B, ...), see `fixed_point`. `training` chooses the budget, nothing else."""
+    def __call__(self, f: Map, z0: Tensor, *, training: bool, contraction: float | None = None) -> tuple[Tensor, Stats]:
+        """Solve z = f(z) from z0 (B, ...), see `fixed_point`. `training` chooses the budget, nothing else.
+
+        contraction: |f(z) - z*| / |f(z) - z| near z*, where it is known; for `test_error`.
+        """
         if training and self.progress.unrolled:
             return Unroll(self.warmup_evals)(f, z0, training=True)
         evals, backward = self._spend() if training else (self.test_evals, self.backward)
         rtol = self.rtol if training or self.test_rtol is None else self.test_rtol
+        if not training and contraction is not None and self.test_error is not None:
+            rtol = min(LARGEST_RESIDUAL, self.test_error / max(contraction, 1e-6))
         return fixed_point(f, z0, forward=Forward(self.forward, evals, rtol, self.atol), backward=backward)
 
     def _spend(self) -> tuple[int, Backward]:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ifpn.errors import ConfigError
+from ifpn.necks.fitted_start import is_fitted_start
 from ifpn.runs.checkpoint import latest_readable, read_checkpoint
 from ifpn.runs.folder import CONFIG
 from ifpn.runs.hub import on_hub
@@ -87,7 +88,8 @@ def check_fits(start: Start, detector: nn.Module, optimizer: torch.optim.Optimiz
     if list(known) != list(classes):
         raise ConfigError(f"{what} was trained on {_classes(known)}, the data have {_classes(classes)}. {remedy}")
     weights = _weights(start.checkpoint)
-    own = detector.state_dict()
+    own = {name: value for name, value in detector.state_dict().items() if not is_fitted_start(name)}
+    weights = {name: value for name, value in weights.items() if not is_fitted_start(name)}
     misfits = _misfits(own, weights)
     if misfits or own.keys() != weights.keys():
         different = misfits or sorted(own.keys() ^ weights.keys())

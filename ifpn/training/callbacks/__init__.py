@@ -4,6 +4,7 @@ from ifpn.runs.export import Export
 from ifpn.training.callbacks.checkpoints import BestCheckpoint, LastCheckpoint, PeriodicCheckpoint
 from ifpn.training.callbacks.early_stopping import EarlyStopping
 from ifpn.training.callbacks.ema import WeightAverage
+from ifpn.training.callbacks.fit_start import FitStart
 from ifpn.training.callbacks.nonfinite import NonFinite
 from ifpn.training.callbacks.pictures import Pictures
 from ifpn.training.callbacks.profile import Profile
@@ -15,6 +16,7 @@ __all__ = [
     "BestCheckpoint",
     "EarlyStopping",
     "Export",
+    "FitStart",
     "LastCheckpoint",
     "NonFinite",
     "PeriodicCheckpoint",

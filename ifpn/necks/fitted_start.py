@@ -1,0 +1,187 @@
+"""A first state that is close: P^0 as a linear function of B, fitted to P* by least squares when training is over.
+
+"Neural Deep Equilibrium Solvers" (Bai et al. 2022) trains a small network that gives a finished DEQ its first state.
+Here it is linear, so that it is fitted in closed form, in seconds; the fixed point is what it was.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ifpn.layers.resize import nearest, size_of
+
+Levels = list[Tensor]
+
+NAME = "fitted_start"  # of the part of a neck
+FIND_EVALS, FIND_RTOL = 30, 1e-3  # evaluations at most for, and residual of, the P* that is fitted to
+FOUND = 0.05  # residual above which there is no P* to fit to
+CHECKED = 4  # images of which B and P* are kept, to see what the start is worth
+RIDGE = 1e-4  # of the mean squared feature: 32 small images have fewer cells of P7 than a level has weights
+
+
+def is_fitted_start(name: str) -> bool:
+    """Whether a tensor of a state dict belongs to a fitted start, which a detector may have or not."""
+    return f".{NAME}." in f".{name}"
+
+
+class FittedStart(nn.Module):
+    """P^0_l = A_l B_l + C_l up(B_l+1) + F_l pool(B_l-1) + d_l: 1x1 convolutions, about 0.05 of an evaluation of G.
+
+    The reach is that of the pyramid connection. Unfitted it holds nothing, and so does its state dict.
+
+    Attributes:
+        own, coarser, finer: (L, C, C), (L - 1, C, C), (L - 1, C, C) float32, A, C and F; None where it is not fitted.
+        bias: (L, C), d.
+        residual: () float32, |f(P^0) - P^0| / |f(P^0)| of the median image that was looked at; that of zero is 1.
+        contraction: () float32, |f(P^0) - P*| / |f(P^0) - P^0| of the median image: what one evaluation leaves.
+    """
+
+    own: Tensor | None
+    coarser: Tensor | None
+    finer: Tensor | None
+    bias: Tensor | None
+    residual: Tensor | None
+    contraction: Tensor | None
+    place: Tensor
+
+    NAMES = ("own", "coarser", "finer", "bias", "residual", "contraction")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("place", torch.empty(0), persistent=False)  # has the module's device
+        self.clear()
+
+    @property
+    def is_fitted(self) -> bool:
+        """Whether it says more than zero."""
+        return self.own is not None
+
+    def clear(self) -> None:
+        """Forget the fit: the weights it belongs to have changed."""
+        for name in self.NAMES:
+            self.register_buffer(name, None)
+
+    def hold(self, tensors: Mapping[str, Tensor]) -> None:
+        """Hold these tensors, by the names of the attributes."""
+        for name in self.NAMES:
+            self.register_buffer(name, tensors[name].detach().to(self.place.device, torch.float32))
+
+    def known(self, name: Literal["residual", "contraction"]) -> float:
+        """One of the two measured numbers of a fit."""
+        return float(self.get_buffer(name))
+
+    def told(self, fit: StartFit) -> str:
+        """One sentence about a fit."""
+        if self.residual is not None:
+            return (
+                f"evaluation's first state is fitted to {fit.images} training images: its residual is "
+                f"{self.residual:.2f}, that of zero is 1"
+            )
+        why = "it is no better" if fit.images else f"the fixed point is found for none of {fit.missed} training images"
+        return f"evaluation starts from zero: no first state was fitted, {why}"
+
+    def forward(self, b: Levels) -> Levels:
+        """P^0 of B, levels (N, C, H_l, W_l) both, in the type of B.
+
+        Raises:
+            RuntimeError: it is not fitted.
+        """
+        if self.own is None or self.coarser is None or self.finer is None or self.bias is None:
+            raise RuntimeError("the first state is not fitted: call `neck.fitting_start()` first")
+        start = []
+        for i, level in enumerate(b):
+            p = F.conv2d(level, _kernel(self.own[i], level), self.bias[i].to(level.dtype))
+            if i + 1 < len(b):
+                p = p + nearest(F.conv2d(b[i + 1], _kernel(self.coarser[i], level)), size_of(level))
+            if i > 0:
+                p = p + F.conv2d(_pooled(b[i - 1]), _kernel(self.finer[i - 1], level))
+            start.append(p)
+        return start
+
+    def _load_from_state_dict(self, state_dict: Mapping[str, Any], prefix: str, *args: Any, **kwargs: Any) -> None:
+        """Become what the state dict holds, fitted or not."""
+        held = {name: state_dict[prefix + name] for name in self.NAMES if prefix + name in state_dict}
+        if len(held) == len(self.NAMES):
+            self.hold(held)
+        else:
+            self.clear()
+        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
+
+
+def _kernel(weight: Tensor, like: Tensor) -> Tensor:
+    return weight.to(like.dtype)[:, :, None, None]
+
+
+def _pooled(x: Tensor) -> Tensor:
+    """(N, C, H, W) to (N, C, ceil(H / 2), ceil(W / 2)): the mean of 3 x 3 cells around every other one."""
+    return F.avg_pool2d(x, kernel_size=3, stride=2, padding=1, count_include_pad=False)
+
+
+@dataclass
+class StartFit:
+    """The sums of a least-squares problem per level, image by image.
+
+    Attributes:
+        images: images whose P* was found.
+        missed: images whose P* was not.
+        checked: B and P* of some of them, one image each.
+    """
+
+    images: int = 0
+    missed: int = 0
+    checked: list[tuple[Levels, Levels]] = field(default_factory=list)
+    _squares: list[Tensor] = field(default_factory=list)
+    _products: list[Tensor] = field(default_factory=list)
+
+    def add(self, b: Levels, p: Levels, found: Tensor) -> None:
+        """Add images: B and P*, levels (N, C, H_l, W_l), where `found` (N,) bool says that P* is one."""
+        self.missed += int((~found).sum())
+        if not bool(found.any()):
+            return
+        b, p = [level[found].float() for level in b], [level[found].float() for level in p]
+        self.images += int(found.sum())
+        if len(self.checked) < CHECKED:
+            self.checked.append(([level[:1] for level in b], [level[:1] for level in p]))
+        pairs = [_sums(_features(b, i), level) for i, level in enumerate(p)]
+        squares, products = [list(sums) for sums in zip(*pairs, strict=True)]
+        before = (self._squares, self._products) if self._squares else ([0] * len(p), [0] * len(p))
+        self._squares = [old + new for old, new in zip(before[0], squares, strict=True)]
+        self._products = [old + new for old, new in zip(before[1], products, strict=True)]
+
+    def solve(self) -> dict[str, Tensor]:
+        """The weights, as `FittedStart.hold` takes them; what the start is worth has still to be seen."""
+        weights = []
+        for squares, products in zip(self._squares, self._products, strict=True):
+            ridge = RIDGE * squares.diagonal().mean().clamp(min=1e-30)
+            weights.append(torch.linalg.solve(squares + ridge * torch.eye(len(squares)).double(), products).T)
+        c, last = len(weights[0]), len(weights) - 1
+        return {
+            "own": torch.stack([w[:, :c] for w in weights]),
+            "coarser": torch.stack([w[:, c : 2 * c] for w in weights[:last]]) if last else torch.empty(0, c, c),
+            "finer": torch.stack([w[:, -1 - c : -1] for w in weights[1:]]) if last else torch.empty(0, c, c),
+            "bias": torch.stack([w[:, -1] for w in weights]),
+            "residual": torch.tensor(torch.inf),
+            "contraction": torch.tensor(torch.inf),
+        }
+
+
+def _features(b: Levels, i: int) -> Tensor:
+    """What level i of the start is a linear function of: (N, K, H_i, W_i), its own B first, ones last."""
+    parts = [b[i]]
+    if i + 1 < len(b):
+        parts.append(nearest(b[i + 1], size_of(b[i])))
+    if i > 0:
+        parts.append(_pooled(b[i - 1]))
+    return torch.cat([*parts, torch.ones_like(b[i][:, :1])], dim=1)
+
+
+def _sums(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+    """XᵀX and XᵀY over images and cells, float64 on the CPU (not every device has it)."""
+    rows, targets = x.transpose(0, 1).flatten(1), y.transpose(0, 1).flatten(1)
+    return (rows @ rows.T).double().cpu(), (rows @ targets.T).double().cpu()
