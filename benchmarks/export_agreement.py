@@ -23,7 +23,7 @@ from torch import Tensor
 
 from ifpn.necks import EquilibriumNeck
 from ifpn.predictor import Predictor, load
-from ifpn.solvers import Unroll
+from ifpn.solvers import Equilibrium, Picard, Unroll
 
 PIXELS, SCORES = 0.01, 1e-4  # the bars: float32 in another order of summation
 NEAR = 1.0  # pixels within which two detections of a class are the same one
@@ -98,10 +98,10 @@ def _tie(a: Found, i: int, b: Found, k: int) -> bool:
 
 
 def plainly_iterated(predictor: Predictor, evals: int) -> Predictor:
-    """The same detector, whose equilibrium is `evals` applications of G from zero."""
+    """The same detector, whose equilibrium is `evals` applications of G from zero, or from its fitted start."""
     for part in predictor.detector.modules():
         if isinstance(part, EquilibriumNeck):
-            part.solver = Unroll(evals)
+            part.solver = Equilibrium(Picard(), test_evals=evals) if part.starts_fitted else Unroll(evals)
     return predictor
 
 

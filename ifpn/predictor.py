@@ -161,7 +161,7 @@ class Predictor:
         Args:
             path: the file; images are resized in it to the predictor's size.
             form: `onnx`, `torchscript`, `torch_export` or `openvino`.
-            test_evals: applications of G; None: 2 for an equilibrium, the steps of an unrolled neck.
+            test_evals: applications of G; None: the steps of an unrolled neck; of an equilibrium 2, or 1 if enough.
             height: of the images that the graph is recorded with; None: the shorter side that they are resized to.
             width: the same; None: 4/3 of the height.
             batch: images at a time with `dynamic=False` (Faster R-CNN: always).

@@ -141,7 +141,7 @@ def _detect(
 
 
 def set_test_evals(predictor: Predictor, evals: int) -> None:
-    """Let every equilibrium solve inside the detector use `evals` evaluations per image.
+    """Let every equilibrium solve inside the detector use `evals` evaluations per image, no fewer.
 
     Raises:
         ConfigError: the detector solves nothing, or `evals` is not positive.
@@ -152,7 +152,8 @@ def set_test_evals(predictor: Predictor, evals: int) -> None:
     for part in predictor.detector.modules():
         solver = getattr(part, "solver", None)
         if isinstance(solver, Equilibrium):
-            setattr(part, "solver", dataclasses.replace(solver, test_evals=evals))  # noqa: B010  # Module types loosely
+            exact = dataclasses.replace(solver, test_evals=evals, rtol=0.0, test_rtol=None, test_error=None)
+            setattr(part, "solver", exact)  # noqa: B010  # Module types loosely
             changed = True
     if not changed:
         raise ConfigError(f"test_evals={evals} has no meaning: this checkpoint's neck solves no fixed point.")

@@ -82,7 +82,7 @@ def detect(predictor: Predictor, frames: Iterator[Frame], *, warm: bool) -> Iter
     Args:
         predictor: the detector.
         frames: in order.
-        warm: each solve starts from the frame before; else from zero, `BATCH` frames at a time.
+        warm: each solve starts from the frame before; else anew, `BATCH` frames at a time.
     """
     if warm:
         with predictor.stream() as stream:

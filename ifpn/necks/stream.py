@@ -13,8 +13,8 @@ from ifpn.necks.implicit import EquilibriumNeck
 class Stream:
     """A detector whose calls are frames of one stream, or of one stream per image of the batch.
 
-    Each call starts the implicit neck from the pyramid of the call before, and from zero where the image size has
-    changed or the residual says that the scene has. What is saved are evaluations, so the solver needs a tolerance
+    Each call starts the implicit neck from the pyramid of the call before, and anew where the image size has changed
+    or the residual says that the scene has. What is saved are evaluations, so the solver needs a tolerance
     (`solver=fast` has one). Explicit necks work as ever. Several streams can share a detector:
 
         with detector.stream() as stream:

@@ -22,6 +22,7 @@ from ifpn.errors import ConfigError
 from ifpn.export import export
 from ifpn.export.write import applications, check_exportable
 from ifpn.predictor import Predictor, load
+from ifpn.training.solver_state import equilibrium_neck
 
 pytestmark = pytest.mark.slow
 SMALL = (
@@ -137,6 +138,22 @@ def test_onnx_files_of_one_size(overrides: tuple[str, ...], tmp_path: Path) -> N
     assert_same(found, predictor, images)
     with pytest.raises(ConfigError, match="takes 96 x 72 only"):
         file(noise(1, 80, 80)[0])
+
+
+def test_a_fitted_start_is_in_the_file(tmp_path: Path) -> None:
+    predictor = detector("detector=autoassign", "neck=implicit", "stabilise=true", "solver=fast")
+    neck = equilibrium_neck(predictor.detector)
+    assert neck is not None
+    with neck.fitting_start():
+        for seed in range(6):
+            predictor(noise(1, 72 + seed, 96)[0])
+    assert neck.starts_fitted
+    predictor = iterated(predictor, 2)
+    file = load(written(predictor, tmp_path / "model.onnx"), score_threshold=0.0)
+    for height, width in ((72, 96), (90, 53)):
+        images = noise(2, height, width)
+        found = file.detector.session.run(None, {"images": torch.stack(images).numpy()})  # type: ignore[union-attr]
+        assert_same(found, predictor, images)
 
 
 @pytest.mark.filterwarnings("ignore:.*torch.jit:FutureWarning")  # torch means to drop the format; users have it
