@@ -101,7 +101,7 @@ def plainly_iterated(predictor: Predictor, evals: int) -> Predictor:
     """The same detector, whose equilibrium is `evals` applications of G from zero, or from its fitted start."""
     for part in predictor.detector.modules():
         if isinstance(part, EquilibriumNeck):
-            part.solver = Equilibrium(Picard(), test_evals=evals) if part.starts_fitted else Unroll(evals)
+            part.solver = Equilibrium(Picard(), test_evals=evals, fit_start=1) if part.starts_fitted else Unroll(evals)
     return predictor
 
 

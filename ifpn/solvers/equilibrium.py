@@ -46,8 +46,8 @@ class Equilibrium:
             `train_evals`, so that no single budget is learned by heart.
         easy: spends less where the spectral radius is at most `easy.radius`.
         hard: spends more where it is above `hard.radius`.
-        fit_start: training images to which the first state of evaluation is fitted when a network has been trained;
-            0: evaluation starts from zero, even where there is a fitted start.
+        fit_start: training images to which the first state of evaluation is fitted when a network has been trained
+            (`EquilibriumNeck.fitting_start`); 0: evaluation starts from zero, even where there is a fitted start.
         radius_every: steps from one measurement of the radius to the next, if `easy` or `hard` asks for it.
 
     Warm-up and choice need to be told the step and the radius (`at_step`, `observe`), as `ifpn.training` does; without
@@ -68,7 +68,7 @@ class Equilibrium:
     easy: Budget | None = None
     hard: Budget | None = None
     radius_every: Count = 100
-    fit_start: Annotated[int, Ge(0), Le(10_000)] = 32
+    fit_start: Annotated[int, Ge(0), Le(10_000)] = 0
     progress: Progress = field(default_factory=Progress, init=False, compare=False, repr=False)
 
     def __post_init__(self) -> None:

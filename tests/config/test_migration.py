@@ -101,7 +101,7 @@ def test_a_finished_job_of_an_old_sweep_is_skipped(tmp_path: Path) -> None:
 
 
 # What solver=fast was.
-OLD_FAST = ["solver.easy=null", "solver.hard=null", "solver.test_rtol=null"]
+OLD_FAST = [f"solver.{name}=null" for name in ("easy", "hard", "test_rtol", "test_error")] + ["solver.fit_start=0"]
 
 
 @pytest.mark.parametrize("typed", CONFIGS)

@@ -18,7 +18,7 @@ from ifpn.solvers import Anderson, Equilibrium, Status, Unroll
 from tests.necks.cases import Turn, features
 
 SIZES = ((13, 9), (7, 5))  # odd ones: P6 and P7 follow with 4 x 3 and 2 x 2
-SOLVER = Equilibrium(Anderson(5), test_evals=100, rtol=1e-4)
+SOLVER = Equilibrium(Anderson(5), test_evals=100, rtol=1e-4, fit_start=32)
 
 
 def build(solver: Any = SOLVER, kind: type[ImplicitFPN | MDEQNeck] = ImplicitFPN, **options: Any) -> EquilibriumNeck:

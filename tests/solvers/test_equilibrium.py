@@ -45,11 +45,13 @@ def test_yaml_builds_what_the_names_say() -> None:
     paper = built("broyden")
     assert paper == Equilibrium(Broyden(), 15, 7, backward=Implicit(Broyden(), 15))
     assert built("unroll") == Unroll()
-    assert built("cheap") == Equilibrium(Anderson(4), 4, 4, 0.01, backward=Implicit(Neumann(), 2, 0.05))
+    cheap = Equilibrium(Anderson(4), 4, 4, 0.01, backward=Implicit(Neumann(), 2, 0.05), fit_start=32)
+    assert built("cheap") == cheap
     assert built("two_step") == Equilibrium(Anderson(3), 3, 3, 0.01, backward=Unrolled(2))
     fast = built("fast")
     assert isinstance(fast, Equilibrium)
     assert fast.train_evals < Equilibrium().train_evals
+    assert (fast.fit_start, fast.test_error) == (32, 0.08)
     assert (Forward().solver, Forward().max_evals) == (Anderson(), Equilibrium().train_evals)
 
 
@@ -151,3 +153,17 @@ def test_jacobian_penalty_is_the_frobenius_norm_and_can_be_trained() -> None:
         jacobian_penalty(torch.zeros(2), torch.zeros(2))
     with pytest.raises(ValueError, match="does not depend"):
         jacobian_penalty(w.sum()[None], z)
+
+
+@pytest.mark.parametrize(("contraction", "evals"), [(0.1, 1), (0.5, 2), (1.0, 3), (None, 5)])
+def test_with_a_known_contraction_the_search_stops_by_the_error(contraction: float | None, evals: int) -> None:
+    """f(z) = z / 2 + b from 1.4 b: residuals 0.176, 0.081, 0.039; z* = 2 b, and |f(z) - z*| = |f(z) - z|."""
+    solver = Equilibrium(Picard(), test_evals=5, test_error=0.05)
+    b = torch.ones(1, 3, dtype=F64)
+    with torch.no_grad():
+        value, stats = solver(lambda z: z / 2 + b, 1.4 * b, training=False, contraction=contraction)
+    assert stats.forward.evals == evals
+    if contraction == 1.0:  # which is the truth
+        assert float((value - 2 * b).norm() / value.norm()) < 0.05
+    _, stats = solver(lambda z: z / 2 + b, 1.4 * b, training=True, contraction=contraction)
+    assert stats.forward.evals == solver.train_evals  # in training it means nothing
