@@ -112,7 +112,10 @@ def rebuild_detector(config: Mapping[str, Any], num_classes: int, weights: Mappi
     problems = misfit(detector.state_dict(), {k: v for k, v in weights.items() if not is_fitted_start(k)})
     if problems:
         raise ConfigError(f"its weights do not fit the detector that its configuration describes: {problems}.")
-    detector.load_state_dict(weights)  # raises for a fitted start of another size
+    try:
+        detector.load_state_dict(weights)
+    except RuntimeError as error:
+        raise ConfigError(f"its fitted start does not fit the neck of its configuration: {error}") from error
     return detector
 
 

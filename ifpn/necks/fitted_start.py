@@ -35,6 +35,10 @@ class FittedStart(nn.Module):
 
     The reach is that of the pyramid connection. Unfitted it holds nothing, and so does its state dict.
 
+    Args:
+        channels: C.
+        num_levels: L.
+
     Attributes:
         own, coarser, finer: (L, C, C), (L - 1, C, C), (L - 1, C, C) float32, A, C and F; None where it is not fitted.
         bias: (L, C), d.
@@ -50,10 +54,11 @@ class FittedStart(nn.Module):
     contraction: Tensor | None
     place: Tensor
 
-    NAMES = ("own", "coarser", "finer", "bias", "residual", "contraction")
-
-    def __init__(self) -> None:
+    def __init__(self, channels: int, num_levels: int) -> None:
         super().__init__()
+        kernels = (num_levels - 1, channels, channels)
+        self.shapes: dict[str, tuple[int, ...]] = {"own": (num_levels, channels, channels), "coarser": kernels}
+        self.shapes |= {"finer": kernels, "bias": (num_levels, channels), "residual": (), "contraction": ()}
         self.register_buffer("place", torch.empty(0), persistent=False)  # has the module's device
         self.clear()
 
@@ -64,12 +69,12 @@ class FittedStart(nn.Module):
 
     def clear(self) -> None:
         """Forget the fit: the weights it belongs to have changed."""
-        for name in self.NAMES:
+        for name in self.shapes:
             self.register_buffer(name, None)
 
     def hold(self, tensors: Mapping[str, Tensor]) -> None:
         """Hold these tensors, by the names of the attributes."""
-        for name in self.NAMES:
+        for name in self.shapes:
             self.register_buffer(name, tensors[name].detach().to(self.place.device, torch.float32))
 
     def known(self, name: Literal["residual", "contraction"]) -> float:
@@ -106,10 +111,10 @@ class FittedStart(nn.Module):
 
     def _load_from_state_dict(self, state_dict: Mapping[str, Any], prefix: str, *args: Any, **kwargs: Any) -> None:
         """Become what the state dict holds, fitted or not."""
-        held = {name: state_dict[prefix + name] for name in self.NAMES if prefix + name in state_dict}
-        if len(held) == len(self.NAMES):
+        held = {name: state_dict[prefix + name] for name in self.shapes if prefix + name in state_dict}
+        if {name: tuple(value.shape) for name, value in held.items()} == self.shapes:
             self.hold(held)
-        else:
+        else:  # what there is of it is unexpected
             self.clear()
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
 

@@ -111,7 +111,7 @@ class EquilibriumNeck(Neck):
             )
         self.compile_g = options.compile
         self._compiled: Callable[..., Levels] | None = None
-        self.fitted_start = FittedStart()
+        self.fitted_start = FittedStart(out_channels, self.num_levels)
         self._start_fit: StartFit | None = None
         self.fold_weights = False
         self._folded = FoldedCopy()

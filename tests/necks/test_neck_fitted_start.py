@@ -68,16 +68,8 @@ def flat(levels: OrderedDict[str, Tensor]) -> Tensor:
 def test_the_weights_of_a_linear_pyramid_are_recovered() -> None:
     """P is a known linear function of B of the fitted form: least squares finds it, but for the ridge of 1e-4."""
     generator = torch.Generator().manual_seed(0)
-    truth = FittedStart()
-    shapes = {
-        "own": (3, 4, 4),
-        "coarser": (2, 4, 4),
-        "finer": (2, 4, 4),
-        "bias": (3, 4),
-        "residual": (),
-        "contraction": (),
-    }
-    truth.hold({name: torch.randn(shape, generator=generator) for name, shape in shapes.items()})
+    truth = FittedStart(4, 3)
+    truth.hold({name: torch.randn(shape, generator=generator) for name, shape in truth.shapes.items()})
     found = StartFit()
     for _ in range(6):
         b = [torch.randn(2, 4, *size, generator=generator) for size in ((13, 18), (7, 9), (4, 5))]
@@ -205,6 +197,9 @@ def test_a_state_dict_carries_the_fit_and_is_read_without() -> None:
     assert not is_fitted(other)
     assert other.state_dict().keys() == keys
     assert torch.equal(flat(copy.deepcopy(neck)(x)), flat(neck(x)))
+    for wrong in ({"fitted_start.bias": torch.zeros(2, 16)}, {"fitted_start.other": torch.zeros(1)}):
+        with pytest.raises(RuntimeError, match="Unexpected key"):
+            build().load_state_dict({**neck.state_dict(), **wrong})
 
 
 @torch.no_grad()
