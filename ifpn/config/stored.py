@@ -17,7 +17,6 @@ from ifpn.config.allowlist import DETECTOR, check_targets, resolve, targets
 from ifpn.config.build import build_detector, without_weights
 from ifpn.config.checks import check_values
 from ifpn.errors import ConfigError
-from ifpn.necks.fitted_start import is_fitted_start
 
 # The groups that make a detector, and the other settings that `build_detector` reads.
 GROUPS = ("backbone", "csc", "solver", "neck", "detector")
@@ -109,13 +108,13 @@ def rebuild_detector(config: Mapping[str, Any], num_classes: int, weights: Mappi
         # Below what Hydra says stands what the constructor said.
         reason = str(error.__cause__ or error).strip() or type(error).__name__
         raise ConfigError(f"its configuration builds no detector: {reason}") from error
-    problems = misfit(detector.state_dict(), {k: v for k, v in weights.items() if not is_fitted_start(k)})
-    if problems:
-        raise ConfigError(f"its weights do not fit the detector that its configuration describes: {problems}.")
     try:
         detector.load_state_dict(weights)
     except RuntimeError as error:
-        raise ConfigError(f"its fitted start does not fit the neck of its configuration: {error}") from error
+        problems = misfit(detector.state_dict(), weights) or str(error)
+        raise ConfigError(
+            f"its weights do not fit the detector that its configuration describes: {problems}."
+        ) from error
     return detector
 
 

@@ -6,15 +6,22 @@ Here it is linear, so that it is fitted in closed form, in seconds; the fixed po
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ifpn.layers.resize import nearest, size_of
+from ifpn.necks.pyramid_layout import FlatStep
+from ifpn.necks.warm_start import relative_residual
+from ifpn.solvers import Equilibrium, Forward, Stats, fixed_point
+
+if TYPE_CHECKING:
+    from ifpn.necks.implicit import EquilibriumNeck
 
 Levels = list[Tensor]
 
@@ -144,6 +151,12 @@ class StartFit:
     _squares: list[Tensor] = field(default_factory=list)
     _products: list[Tensor] = field(default_factory=list)
 
+    def look(self, f: FlatStep, z0: Tensor) -> tuple[Tensor, Stats]:
+        """Find P* (N, D) of f as well as it can be found, and add it."""
+        p, stats = fixed_point(f, z0, forward=Forward(max_evals=FIND_EVALS, rtol=FIND_RTOL))
+        self.add(f.b, f.layout.views(p), stats.forward.residual <= FOUND)
+        return p, stats
+
     def add(self, b: Levels, p: Levels, found: Tensor) -> None:
         """Add images: B and P*, levels (N, C, H_l, W_l), where `found` (N,) bool says that P* is one."""
         self.missed += int((~found).sum())
@@ -174,6 +187,43 @@ class StartFit:
             "residual": torch.tensor(torch.inf),
             "contraction": torch.tensor(torch.inf),
         }
+
+
+@contextmanager
+def fitting(neck: EquilibriumNeck) -> Iterator[StartFit]:
+    """See `EquilibriumNeck.fitting_start`."""
+    if not isinstance(neck.solver, Equilibrium) or neck.solver.fit_start == 0:
+        raise RuntimeError(
+            f"{type(neck.solver).__name__}: must be an Equilibrium with fit_start above 0; others start from zero"
+        )
+    if neck.training:
+        raise RuntimeError("the first state of evaluation is fitted in evaluation mode: call eval() first")
+    neck.fitted_start.clear()
+    fit = neck.start_fit = StartFit()
+    try:
+        yield fit
+    finally:
+        neck.start_fit = None
+    if fit.images:
+        neck.fitted_start.hold(fit.solve())
+        _measure(neck, fit)
+
+
+@torch.no_grad()
+def _measure(neck: EquilibriumNeck, fit: StartFit) -> None:
+    """Find out what the start is worth; without it, if that is no more than zero, whose residual is 1."""
+    residuals, contractions = [], []
+    with neck.solving():
+        for b, p in fit.checked:
+            f = neck.flat_map(b)
+            z0 = neck.first_state(f)
+            value = f(z0)
+            residuals.append(relative_residual(value, z0))
+            contractions.append((value - f.layout.flatten(p, z0.dtype)).norm() / (value - z0).norm())
+    start = neck.fitted_start
+    start.residual, start.contraction = torch.cat(residuals).median(), torch.stack(contractions).median()
+    if not start.residual < 1:
+        start.clear()
 
 
 def _features(b: Levels, i: int) -> Tensor:

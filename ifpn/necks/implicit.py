@@ -6,7 +6,7 @@ import functools
 from abc import abstractmethod
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Annotated, Any, Protocol
 
@@ -20,14 +20,14 @@ from ifpn.layers.deform import DeformableConv
 from ifpn.layers.norm import group_norm
 from ifpn.layers.solve_scope import solve_scope
 from ifpn.necks.auxiliary import jacobian_losses
-from ifpn.necks.fitted_start import FIND_EVALS, FIND_RTOL, FOUND, FittedStart, StartFit
+from ifpn.necks.fitted_start import FittedStart, StartFit, fitting
 from ifpn.necks.folded import FoldedCopy
 from ifpn.necks.neck import ExtraLevelsFrom, Levels, Neck, check_pyramid_sizes
 from ifpn.necks.projection import NormLayer, Projection
 from ifpn.necks.pyramid_layout import FlatStep, PyramidLayout, to_network
 from ifpn.necks.transformation import Block, CrossScale, Transformation
-from ifpn.necks.warm_start import KnownFirst, relative_residual, warm_start
-from ifpn.solvers import Equilibrium, Forward, Stats, Unroll, fixed_point, spectral_radius
+from ifpn.necks.warm_start import KnownFirst, warm_start
+from ifpn.solvers import Equilibrium, Stats, Unroll, spectral_radius
 from ifpn.solvers.repeat import without_samples
 
 
@@ -78,6 +78,7 @@ class EquilibriumNeck(Neck):
         fold_weights: in evaluation without gradients, use a copy of G into which weight norm is folded (`FoldedCopy`),
             which saves some hundredths of a detector's time; `ifpn.load` and `Stream` switch it on.
         fitted_start: gives P^0 in evaluation where it is fitted and the solver's `fit_start` is not 0.
+        start_fit: what `fitting_start` has seen, inside it.
         keep_state: in evaluation, hold P* as `state` and start the next forward from it (`Stream` does so).
         state: P* of the last forward, detached, where `keep_state` or a `start` asked for it.
         restarted: (N,) bool, images of the last forward whose start was refused; None where there was none.
@@ -112,7 +113,7 @@ class EquilibriumNeck(Neck):
         self.compile_g = options.compile
         self._compiled: Callable[..., Levels] | None = None
         self.fitted_start = FittedStart(out_channels, self.num_levels)
-        self._start_fit: StartFit | None = None
+        self.start_fit: StartFit | None = None
         self.fold_weights = False
         self._folded = FoldedCopy()
         self._g_in_use: Callable[..., Levels] | None = None  # a module here would be a part of this one
@@ -177,8 +178,8 @@ class EquilibriumNeck(Neck):
         graded = self.training and torch.is_grad_enabled()
         if graded and self.fitted_start.is_fitted:  # its weights are about to change
             self.fitted_start.clear()
-        with self._solving():
-            first = functools.cache(functools.partial(self._first_state, f))  # noise is drawn once
+        with self.solving():
+            first = functools.cache(functools.partial(self.first_state, f))  # noise is drawn once
             p, self.stats = self._solve(f, first)
             if (
                 self.stats is not None
@@ -200,7 +201,7 @@ class EquilibriumNeck(Neck):
         return [level.contiguous() for level in levels]
 
     @contextmanager
-    def _solving(self) -> Iterator[None]:
+    def solving(self) -> Iterator[None]:
         """Inside, G is one and the same function: G itself, or its folded copy where that is asked for."""
         fold = self.fold_weights and not (self.training or torch.is_grad_enabled() or self.compile_g)
         g = self._folded.of(self.g) if fold else self.g
@@ -211,13 +212,11 @@ class EquilibriumNeck(Neck):
         finally:
             self._g_in_use = None
 
-    @contextmanager
-    def fitting_start(self) -> Iterator[StartFit]:
-        """Inside, look at the images of every forward; at the end, fit `fitted_start` to their P*.
+    def fitting_start(self) -> AbstractContextManager[StartFit]:
+        """Inside, look at the images of every forward; at the end, fit `fitted_start` to their P* (`fitting`).
 
-        Evaluation then starts there and needs fewer evaluations for the same accuracy: one where it needed two to four.
-        The fixed point is what it was. A training step forgets the fit. If P* is found for no image, or the start is
-        no better than zero, there is none.
+        Evaluation then starts there and needs fewer evaluations; the fixed point is what it was. A training step
+        forgets the fit. If P* is found for no image, or the start is no better than zero, there is none.
 
             with torch.no_grad(), neck.fitting_start():
                 for image in images:             # 32 of them, as evaluation sees them
@@ -226,57 +225,18 @@ class EquilibriumNeck(Neck):
         Raises:
             RuntimeError: the neck is in training mode, or its solver starts from zero always.
         """
-        if not isinstance(self.solver, Equilibrium) or self.solver.fit_start == 0:
-            raise RuntimeError(
-                f"{type(self.solver).__name__}: must be an Equilibrium with fit_start above 0; others start from zero"
-            )
-        if self.training:
-            raise RuntimeError("the first state of evaluation is fitted in evaluation mode: call eval() first")
-        self.fitted_start.clear()
-        fit = self._start_fit = StartFit()
-        try:
-            yield fit
-            self._hold(fit)
-        finally:
-            self._start_fit = None
-
-    @torch.no_grad()
-    def _hold(self, fit: StartFit) -> None:
-        """Keep the fit if it is better than zero, whose residual is 1."""
-        if not fit.images:
-            return
-        start = self.fitted_start
-        start.hold(fit.solve())
-        residuals, contractions = [], []
-        with self._solving():
-            for b, p in fit.checked:
-                f = self.flat_map(b)
-                z0 = self._first_state(f)
-                value = f(z0)
-                residuals.append(relative_residual(value, z0))
-                contractions.append((value - f.layout.flatten(p, z0.dtype)).norm() / (value - z0).norm())
-        start.residual, start.contraction = torch.cat(residuals).median(), torch.stack(contractions).median()
-        if not start.residual < 1:
-            start.clear()
+        return fitting(self)
 
     @property
     def starts_fitted(self) -> bool:
         """Whether evaluation starts from what was fitted."""
         return self.fitted_start.is_fitted and isinstance(self.solver, Equilibrium) and self.solver.fit_start > 0
 
-    @property
-    def one_is_enough(self) -> bool:
-        """Whether one evaluation from the fitted start brings the typical image within the solver's `test_error`."""
-        error = self.solver.test_error if isinstance(self.solver, Equilibrium) else None
-        if error is None or not self.starts_fitted:
-            return False
-        return self.fitted_start.known("residual") * self.fitted_start.known("contraction") <= error
-
     def first_levels(self, b: Levels) -> Levels:
         """P^0 of evaluation for B, levels (N, C, H_l, W_l) both: what was fitted, else zero."""
         return self.fitted_start(b) if self.starts_fitted else [torch.zeros_like(level) for level in b]
 
-    def _first_state(self, f: FlatStep) -> Tensor:
+    def first_state(self, f: FlatStep) -> Tensor:
         """P^0 (N, D): `first_levels` in evaluation; zero or noise in training."""
         zeros = f.layout.zeros(f.b[0])
         if self.training and self.options.random_start > 0:
@@ -291,10 +251,8 @@ class EquilibriumNeck(Neck):
 
     def _solve(self, f: FlatStep, first: Callable[[], Tensor]) -> tuple[Tensor, Stats]:
         """P* from `state`, if it is of the size of B, else from `first()` (N, D)."""
-        if self._start_fit is not None:
-            p, stats = fixed_point(f, first(), forward=Forward(max_evals=FIND_EVALS, rtol=FIND_RTOL))
-            self._start_fit.add(f.b, f.layout.views(p), stats.forward.residual <= FOUND)
-            return p, stats
+        if self.start_fit is not None:
+            return self.start_fit.look(f, first())
         if self.state is None or [p.shape for p in self.state] != [b.shape for b in f.b]:
             return self._search(f, first())
         with torch.no_grad():
