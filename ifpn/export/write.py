@@ -19,7 +19,7 @@ from ifpn.export.graph import ExportedDetector
 from ifpn.layers.deform import DeformableConv, ModulatedDeformConv2d
 from ifpn.necks import MDEQNeck
 from ifpn.necks.implicit import EquilibriumNeck
-from ifpn.solvers import Equilibrium, Unroll
+from ifpn.solvers import Unroll
 
 FACTS = ("class_names", "category_ids", "score_threshold", "data")
 OUTPUTS = ("boxes", "scores", "labels", "count")
@@ -126,15 +126,7 @@ def applications(detector: nn.Module, asked: int | None) -> int:
                 f"test_evals={asked}: must be {neck.solver.steps}, the steps that this neck was unrolled for."
             )
         return neck.solver.steps
-    return (1 if one_is_enough(neck) else 2) if asked is None else asked
-
-
-def one_is_enough(neck: EquilibriumNeck) -> bool:
-    """Whether one evaluation from the fitted start brings the typical image within the solver's `test_error`."""
-    error = neck.solver.test_error if isinstance(neck.solver, Equilibrium) else None
-    if error is None or not neck.starts_fitted:
-        return False
-    return neck.fitted_start.known("residual") * neck.fitted_start.known("contraction") <= error
+    return (1 if neck.one_is_enough else 2) if asked is None else asked
 
 
 def needed(package: str, extra: str = "export") -> Any:

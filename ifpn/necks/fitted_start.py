@@ -85,8 +85,14 @@ class FittedStart(nn.Module):
             self.register_buffer(name, tensors[name].detach().to(self.place.device, torch.float32))
 
     def known(self, name: Literal["residual", "contraction"]) -> float:
-        """One of the two measured numbers of a fit."""
-        return float(self.get_buffer(name))
+        """One of the two measured numbers of a fit; inf where there is none."""
+        value = self.residual if name == "residual" else self.contraction
+        return float("inf") if value is None else float(value)
+
+    @property
+    def error(self) -> float:
+        """Relative error of the pyramid after one evaluation, of the median image; inf where nothing is fitted."""
+        return self.known("residual") * self.known("contraction")
 
     def told(self, fit: StartFit) -> str:
         """One sentence about a fit."""

@@ -232,6 +232,12 @@ class EquilibriumNeck(Neck):
         """Whether evaluation starts from what was fitted."""
         return self.fitted_start.is_fitted and isinstance(self.solver, Equilibrium) and self.solver.fit_start > 0
 
+    @property
+    def one_is_enough(self) -> bool:
+        """Whether one evaluation from the fitted start brings the typical image within the solver's `test_error`."""
+        error = self.solver.test_error if isinstance(self.solver, Equilibrium) else None
+        return error is not None and self.starts_fitted and self.fitted_start.error <= error
+
     def first_levels(self, b: Levels) -> Levels:
         """P^0 of evaluation for B, levels (N, C, H_l, W_l) both: what was fitted, else zero."""
         return self.fitted_start(b) if self.starts_fitted else [torch.zeros_like(level) for level in b]
@@ -264,7 +270,7 @@ class EquilibriumNeck(Neck):
         return self._search(f if torch.is_grad_enabled() else known_first, z0)
 
     def _search(self, f: FlatStep | KnownFirst, z0: Tensor) -> tuple[Tensor, Stats]:
-        if self.training or not self.starts_fitted:
+        if self.training or not self.one_is_enough:
             return self.solver(f, z0, training=self.training)
         assert isinstance(self.solver, Equilibrium)
         return self.solver(f, z0, training=False, contraction=self.fitted_start.known("contraction"))

@@ -36,8 +36,9 @@ class Equilibrium:
         rtol, atol: stop early at |f(z) - z| <= max(atol, rtol |f(z)|); 0 never stops early. Under bfloat16
             autocast a tolerance below 5e-3 cannot be met.
         test_rtol: `rtol` in evaluation; None: the same.
-        test_error: in evaluation from a fitted start, stop instead where the relative error of the value is at most
-            this by estimate: the residual times the contraction measured with the fit. None: by `test_rtol`.
+        test_error: of a network for which one evaluation from a fitted start leaves a relative error of at most this
+            in the median image, by estimate, a search stops there: the residual times the contraction measured with
+            the fit. Others, and all with None, stop by `test_rtol`.
         backward: how to differentiate.
         warmup: a training begins with `warmup_evals` plain evaluations and ordinary backpropagation (`Unroll`): for
             this share of its steps, below 1, or this number of steps. As IFR does, by two of the paper's authors.

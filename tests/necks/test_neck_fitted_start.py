@@ -12,7 +12,6 @@ import torch
 from torch import Tensor
 
 from ifpn.csc import PyramidConv
-from ifpn.export.write import one_is_enough
 from ifpn.necks import EquilibriumNeck, ImplicitFPN, MDEQNeck, Stream
 from ifpn.necks.fitted_start import FittedStart, StartFit
 from ifpn.solvers import Anderson, Equilibrium, Status, Unroll
@@ -164,10 +163,10 @@ def test_the_search_stops_at_the_error_that_was_asked_for() -> None:
 def test_one_evaluation_is_enough_where_the_fit_says_so() -> None:
     neck = fitted()
     estimate = neck.fitted_start.known("residual") * neck.fitted_start.known("contraction")
-    assert one_is_enough(with_solver(neck, test_error=1.01 * estimate))
-    assert not one_is_enough(with_solver(neck, test_error=0.99 * estimate))
-    assert not one_is_enough(with_solver(neck, test_error=1.01 * estimate, fit_start=0))
-    assert not one_is_enough(neck)  # no error asked for
+    assert with_solver(neck, test_error=1.01 * estimate).one_is_enough
+    assert not with_solver(neck, test_error=0.99 * estimate).one_is_enough
+    assert not with_solver(neck, test_error=1.01 * estimate, fit_start=0).one_is_enough
+    assert not neck.one_is_enough  # no error asked for
 
 
 @torch.no_grad()
