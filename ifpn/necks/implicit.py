@@ -26,8 +26,9 @@ from ifpn.necks.neck import ExtraLevelsFrom, Levels, Neck, check_pyramid_sizes
 from ifpn.necks.projection import NormLayer, Projection
 from ifpn.necks.pyramid_layout import FlatStep, PyramidLayout, to_network
 from ifpn.necks.transformation import Block, CrossScale, Transformation
-from ifpn.necks.warm_start import KnownFirst, warm_start
+from ifpn.necks.warm_start import warm_start
 from ifpn.solvers import Equilibrium, Stats, Unroll, spectral_radius
+from ifpn.solvers.equilibrium import LARGEST_RESIDUAL
 from ifpn.solvers.repeat import without_samples
 
 
@@ -235,8 +236,10 @@ class EquilibriumNeck(Neck):
     @property
     def one_is_enough(self) -> bool:
         """Whether one evaluation from the fitted start brings the typical image within the solver's `test_error`."""
-        error = self.solver.test_error if isinstance(self.solver, Equilibrium) else None
-        return error is not None and self.starts_fitted and self.fitted_start.error <= error
+        start, error = self.fitted_start, self.solver.test_error if isinstance(self.solver, Equilibrium) else None
+        if error is None or not self.starts_fitted:
+            return False
+        return start.error <= error and start.known("residual") <= LARGEST_RESIDUAL
 
     def first_levels(self, b: Levels) -> Levels:
         """P^0 of evaluation for B, levels (N, C, H_l, W_l) both: what was fitted, else zero."""
@@ -267,9 +270,9 @@ class EquilibriumNeck(Neck):
         limit = self.fitted_start.known("residual") if self.starts_fitted else 1.0
         known_first, z0, self.restarted = warm_start(f, known, first, limit)
         # A value without a graph is of no use to a solver that unrolls.
-        return self._search(f if torch.is_grad_enabled() else known_first, z0)
+        return self.solver(f if torch.is_grad_enabled() else known_first, z0, training=False)
 
-    def _search(self, f: FlatStep | KnownFirst, z0: Tensor) -> tuple[Tensor, Stats]:
+    def _search(self, f: FlatStep, z0: Tensor) -> tuple[Tensor, Stats]:
         if self.training or not self.one_is_enough:
             return self.solver(f, z0, training=self.training)
         assert isinstance(self.solver, Equilibrium)

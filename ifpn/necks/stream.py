@@ -15,7 +15,9 @@ class Stream:
 
     Each call starts the implicit neck from the pyramid of the call before, and anew where the image size has changed
     or the residual says that the scene has. What is saved are evaluations, so the solver needs a tolerance
-    (`solver=fast` has one). Explicit necks work as ever. Several streams can share a detector:
+    (`solver=fast` has one). Where one evaluation from the fitted start is enough (`EquilibriumNeck.one_is_enough`)
+    there is nothing to save, and every frame is solved by itself. Explicit necks work as ever. Several streams can
+    share a detector:
 
         with detector.stream() as stream:
             for frame in frames:
@@ -51,7 +53,8 @@ class Stream:
         if neck is None:
             return self._detect(*args, **kwargs)
         folded = neck.fold_weights
-        neck.keep_state, neck.state, neck.fold_weights = True, self.state, True
+        known = None if neck.one_is_enough else self.state
+        neck.keep_state, neck.state, neck.fold_weights = True, known, True
         try:
             result = self._detect(*args, **kwargs)
             self.state = neck.state

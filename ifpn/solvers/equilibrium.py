@@ -20,7 +20,7 @@ from ifpn.solvers.solution import Map, Solution, Stats, Status
 from ifpn.solvers.state import check_state, own_copy
 from ifpn.solvers.step_rule import StepRule, check_rule
 
-LARGEST_RESIDUAL = 0.5  # half of what zero has: above it a state says too little to go by an estimate
+LARGEST_RESIDUAL = 0.5  # half of what zero has: above it a state is too far away to go by an estimate
 Evals = Annotated[int, Ge(1), Le(1000)]
 
 

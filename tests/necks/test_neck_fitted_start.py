@@ -161,12 +161,15 @@ def test_the_search_stops_at_the_error_that_was_asked_for() -> None:
 
 @torch.no_grad()
 def test_one_evaluation_is_enough_where_the_fit_says_so() -> None:
-    neck = fitted()
-    estimate = neck.fitted_start.known("residual") * neck.fitted_start.known("contraction")
+    neck, _ = exact_after_one_evaluation()
+    estimate = neck.fitted_start.error
     assert with_solver(neck, test_error=1.01 * estimate).one_is_enough
     assert not with_solver(neck, test_error=0.99 * estimate).one_is_enough
     assert not with_solver(neck, test_error=1.01 * estimate, fit_start=0).one_is_enough
     assert not neck.one_is_enough  # no error asked for
+    far = fitted()
+    assert far.fitted_start.known("residual") > 0.5
+    assert not with_solver(far, test_error=1.0).one_is_enough
 
 
 @torch.no_grad()
@@ -232,6 +235,18 @@ def test_a_stream_that_changes_scene_starts_from_the_fit() -> None:
             stream(features(sizes=SIZES, batch=1, seed=seed))
     # the first frame from the fit, the second from the first, the third from the fit after the second was refused
     assert [int(e) for e in stream.evals] == [1, 1, 2] or [int(e) for e in stream.evals] == [2, 1, 3]
+
+
+@torch.no_grad()
+def test_a_stream_solves_every_frame_by_itself_where_one_evaluation_is_enough() -> None:
+    """A frame before, however near, costs an evaluation as well."""
+    neck = with_solver(exact_after_one_evaluation()[0], test_error=0.1)
+    frames = [features(sizes=SIZES, batch=1, seed=seed) for seed in (1, 1, 2)]
+    alone = [flat(neck(frame)) for frame in frames]
+    with Stream(neck) as stream:
+        found = [flat(stream(frame)) for frame in frames]
+    assert all(torch.equal(a, b) for a, b in zip(alone, found, strict=True))
+    assert [int(e) for e in stream.evals] == [1, 1, 1]
 
 
 @torch.no_grad()
