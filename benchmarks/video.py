@@ -4,9 +4,10 @@
 
 A window of 256 pixels moves over photographs of the validation set, scaled to 1024 pixels, by 2, 4, 8 and 16 pixels per
 frame, 30 frames each; the boxes are cropped with it, and those less than half visible are ignored. Every frame is
-solved from the usual first state, zero or fitted (cold), from the pyramid of the frame before (warm), and from that
-pyramid moved with the image (moved); all to the same tolerance, `rtol=0.01`, or with `rtol=0` as the checkpoint says.
-Their seconds are taken in turns with those of the FPN. `root` names another data set with the same classes.
+solved from the usual first state (cold; `start=zero`: not from a fitted one), from the pyramid of the frame before
+(warm), and from that pyramid moved with the image (moved); all to the same tolerance, `rtol=0.01`, or with `rtol=0` as
+the checkpoint says. Their seconds are taken in turns with those of the FPN. `root` names another data set with the
+same classes.
 """
 
 from __future__ import annotations
@@ -54,6 +55,7 @@ class Options:
     window: int = 256
     side: int = 1024
     rtol: float = 0.01
+    start: str = "own"
 
     @classmethod
     def parse(cls, arguments: Sequence[str]) -> Options:
@@ -204,6 +206,10 @@ def prepared(options: Options) -> tuple[Predictor, Predictor]:
     neck = next((part for part in ours.detector.modules() if isinstance(part, EquilibriumNeck)), None)
     if neck is None or not isinstance(neck.solver, Equilibrium):
         raise ConfigError(f"ckpt={options.ckpt}: must be a detector whose neck solves an equilibrium.")
+    if options.start not in ("own", "zero"):
+        raise ConfigError(f"start={options.start}: must be own or zero.")
+    if options.start == "zero":
+        neck.solver = dataclasses.replace(neck.solver, fit_start=0)
     if options.rtol > 0:
         neck.solver = dataclasses.replace(neck.solver, rtol=options.rtol, test_rtol=None, test_error=None)
     return ours, fpn
