@@ -214,14 +214,20 @@ display(Image(out / "gradient.png", width=1000))""",
     "md",
     """## The feature maps, after one evaluation and at the equilibrium
 
-The same weights twice: left of each pair the state after a single evaluation of G, right the equilibrium.""",
+The same weights twice: left of each pair the state after a single evaluation of G from zero, right the equilibrium.""",
     "code",
     """from dataclasses import replace
 
 levels = ["P4", "P5", "P6"]
-with solved_by(detector, replace(equilibrium_of(detector), test_evals=1)):
-    first = [level_maps(detector, photo, levels) for photo in photos]
-last = [level_maps(detector, photo, levels) for photo in photos]
+exact = replace(equilibrium_of(detector), fit_start=0, rtol=0.0, test_rtol=None, test_error=None)
+
+
+def maps_after(evals):
+    with solved_by(detector, replace(exact, test_evals=evals)):
+        return [level_maps(detector, photo, levels) for photo in photos]
+
+
+first, last = maps_after(1), maps_after(EVALS)
 pairs = list(zip(first, last, strict=True))
 draw_figure5(pairs, ("1 evaluation", "equilibrium"), out / "maps.png")
 display(Image(out / "maps.png", width=1000))""",
@@ -240,7 +246,8 @@ EXPORT = [
     """# Out of Python, and onto a film
 
 A trained detector as one ONNX file, run by onnxruntime alone; then a clip, each frame of which starts its solve from
-the frame before. Run notebook 02 first, or give a checkpoint of your own. Needs `pip install 'ifpn[export,video]'`.""",
+the frame before, where that saves something. Run notebook 02 first, or give a checkpoint of your own. Needs
+`pip install 'ifpn[export,video]'`.""",
     "parameters",
     """CKPT, PHOTOS = "runs/notebook/best.ckpt", "data/shapes_224_80_0/images"
 OUT = "runs/notebook_export"
@@ -291,13 +298,14 @@ shown(draw_detections(torch.from_numpy(pixels), tensors, names, score_threshold=
     "md",
     """## The same boxes as PyTorch's
 
-Plain iteration from zero, as often as the file applies G.""",
+Plain iteration from the same first state, as often as the file applies G.""",
     "code",
     """from ifpn.necks import EquilibriumNeck
-from ifpn.solvers import Unroll
+from ifpn.solvers import Equilibrium, Picard
 
 neck = next(part for part in detector.detector.modules() if isinstance(part, EquilibriumNeck))
-equilibrium, neck.solver = neck.solver, Unroll(EVALS)
+plain = Equilibrium(Picard(), test_evals=EVALS, fit_start=neck.solver.fit_start)
+equilibrium, neck.solver = neck.solver, plain
 eager = detector(photos[0], score_threshold=0.0)
 neck.solver = equilibrium
 apart = np.abs(eager.boxes.numpy() - boxes[:count]).max(initial=0) if len(eager) == count else float("nan")
@@ -329,7 +337,7 @@ cold = [detector(frame) for frame in frames()]""",
     """import matplotlib.pyplot as plt
 
 figure, axes = plt.subplots(figsize=(7, 2.8), layout="constrained")
-for label, found in (("from zero", cold), ("from the frame before", warm)):
+for label, found in (("each by itself", cold), ("from the frame before", warm)):
     axes.plot([one.solver.evals for one in found], "o-", markersize=3, label=label)
 axes.set(xlabel="frame; another scene after every RATE x SECONDS", ylabel="evaluations of G", ylim=(0, None))
 axes.grid(alpha=0.3)
