@@ -16,14 +16,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ifpn.layers.resize import nearest, size_of
+from ifpn.necks.neck import Levels
 from ifpn.necks.pyramid_layout import FlatStep
 from ifpn.necks.warm_start import relative_residual
 from ifpn.solvers import Equilibrium, Forward, Stats, fixed_point
 
 if TYPE_CHECKING:
     from ifpn.necks.implicit import EquilibriumNeck
-
-Levels = list[Tensor]
 
 NAME = "fitted_start"  # of the part of a neck
 FIND_EVALS, FIND_RTOL = 30, 1e-3  # evaluations at most for, and residual of, the P* that is fitted to
