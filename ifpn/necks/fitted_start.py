@@ -79,9 +79,11 @@ class FittedStart(nn.Module):
             self.register_buffer(name, None)
 
     def hold(self, tensors: Mapping[str, Tensor]) -> None:
-        """Hold these tensors, by the names of the attributes."""
+        """Hold copies of these tensors, by the names of the attributes."""
         for name in self.shapes:
-            self.register_buffer(name, tensors[name].detach().to(self.place.device, torch.float32))
+            # Memory of its own, as every other weight: where it begins decides how a product is rounded.
+            held = torch.empty(self.shapes[name], device=self.place.device)
+            self.register_buffer(name, held.copy_(tensors[name].detach()))
 
     def known(self, name: Literal["residual", "contraction"]) -> float:
         """One of the two measured numbers of a fit; inf where there is none."""
