@@ -48,6 +48,6 @@ class FitStart(Callback):
             for image in data.plain_training_images(count):
                 detector([image.to(pl_module.device).float().div_(255)])
         detector.train(training)
-        log.info("%s", neck.fitted_start.told(fit))
+        log.log(logging.INFO if neck.fitted_start.is_fitted else logging.WARNING, "%s", neck.fitted_start.told(fit))
         if neck.fitted_start.residual is not None:
             pl_module.log("solver/start_residual", neck.fitted_start.residual.float(), rank_zero_only=True)
