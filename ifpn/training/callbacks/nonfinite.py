@@ -105,6 +105,8 @@ class NonFinite(Callback):
         if self.skipping:  # an earlier batch of the same optimiser step has decided it
             return
         evidence = self._write(module, what)
+        # Whoever raises first ends the others: not before they have written theirs.
+        module.trainer.strategy.barrier("evidence of a number that is not finite")
         step = module.global_step
         if self.policy == "raise":
             raise NonFiniteError(
