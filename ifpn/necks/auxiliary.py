@@ -12,7 +12,7 @@ from ifpn.solvers import contraction_penalty, jacobian_penalty
 from ifpn.solvers.repeat import repeat
 
 if TYPE_CHECKING:
-    from ifpn.necks.implicit import EquilibriumOptions
+    from ifpn.necks.equilibrium_options import EquilibriumOptions
 
 
 def jacobian_losses(f: Callable[[Tensor], Tensor], p: Tensor, options: EquilibriumOptions) -> dict[str, Tensor]:

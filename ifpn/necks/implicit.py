@@ -7,8 +7,7 @@ from abc import abstractmethod
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass
-from typing import Annotated, Any, Protocol
+from typing import Annotated, Any
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +19,7 @@ from ifpn.layers.deform import DeformableConv
 from ifpn.layers.norm import group_norm
 from ifpn.layers.solve_scope import solve_scope
 from ifpn.necks.auxiliary import jacobian_losses
+from ifpn.necks.equilibrium_options import EquilibriumOptions, FixedPointSolver, in_evaluation
 from ifpn.necks.fitted_start import FittedStart, StartFit, fitting
 from ifpn.necks.folded import FoldedCopy
 from ifpn.necks.neck import ExtraLevelsFrom, Levels, Neck, check_pyramid_sizes
@@ -30,35 +30,6 @@ from ifpn.necks.warm_start import warm_start
 from ifpn.solvers import Equilibrium, Stats, Unroll, spectral_radius
 from ifpn.solvers.equilibrium import LARGEST_RESIDUAL
 from ifpn.solvers.repeat import without_samples
-
-
-class FixedPointSolver(Protocol):
-    """How z = f(z) is solved and differentiated: `ifpn.solvers.Equilibrium`, `Unroll`, or one's own."""
-
-    def __call__(self, f: Callable[[Tensor], Tensor], z0: Tensor, /, *, training: bool) -> tuple[Tensor, Stats]:
-        """Solve z = f(z), f from (N, D) to (N, D), starting at z0; return the state (N, D) and what happened."""
-        ...
-
-
-@dataclass(frozen=True, kw_only=True)
-class EquilibriumOptions:
-    """What implicit necks have in common beside G, as `ImplicitFPN` documents it."""
-
-    solver: FixedPointSolver | None
-    input_norm: bool
-    add_input: bool
-    jacobian_penalty: float
-    compile: bool
-    jacobian_every: float = 1.0
-    contraction_penalty: float = 0.0
-    contraction_margin: float = 0.9
-    random_start: float = 0.0
-
-    @property
-    def differentiated_twice(self) -> str:
-        """The penalty that is on and needs second derivatives of G, by name and value; else empty."""
-        weights = {name: getattr(self, name) for name in ("jacobian_penalty", "contraction_penalty")}
-        return next((f"{name}={weight}" for name, weight in weights.items() if weight > 0), "")
 
 
 class EquilibriumNeck(Neck):
@@ -301,7 +272,7 @@ class EquilibriumNeck(Neck):
             iters: vector-Jacobian products (`ifpn.solvers.spectral_radius`), on top of a solve with the
                 evaluation budget and one evaluation.
         """
-        with _in_evaluation(self), torch.no_grad(), solve_scope(self.g):
+        with in_evaluation(self), torch.no_grad(), solve_scope(self.g):
             b = self.project(list(x.values()))
             f = self.flat_map(b)
             p, _ = self.solver(f, f.layout.zeros(b[0]), training=False)
@@ -422,15 +393,3 @@ class ImplicitFPN(EquilibriumNeck):
     def step(self, p: Levels, b: Levels) -> Levels:
         """G(P + B), Eq. 7."""
         return self.evaluate_g([p_l + b_l for p_l, b_l in zip(p, b, strict=True)])
-
-
-@contextmanager
-def _in_evaluation(module: nn.Module) -> Iterator[None]:
-    """Evaluation mode inside the block; after it every part has its own mode back."""
-    modes = [(part, part.training) for part in module.modules()]
-    module.eval()
-    try:
-        yield
-    finally:
-        for part, training in modes:
-            part.training = training

@@ -14,7 +14,8 @@ from ifpn.bounds import Ge, Le, Rate, Weight, Width, check
 from ifpn.errors import UserError
 from ifpn.layers.resize import nearest, size_of
 from ifpn.layers.solve_scope import VariationalDropout, apply_weight_norm
-from ifpn.necks.implicit import EquilibriumNeck, EquilibriumOptions, FixedPointSolver
+from ifpn.necks.equilibrium_options import EquilibriumOptions, FixedPointSolver
+from ifpn.necks.implicit import EquilibriumNeck
 from ifpn.necks.neck import ExtraLevelsFrom, Levels
 from ifpn.necks.projection import NormLayer
 
