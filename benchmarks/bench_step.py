@@ -10,8 +10,8 @@ validation images. With random weights a solver that stops at a tolerance makes 
 needs, which says nothing of a trained one: `--random` is for memory, and for solvers of a fixed budget.
 
 All cases live in one process and take turns, so a slow moment of the machine hits all alike; the table shows
-medians and their ratios to the first case. Memory is measured in a fresh process per case: the peak beyond what
-Python and its libraries hold before the network is built.
+medians and their ratios to the first case. Memory is the peak beyond what was held before the network is built: on a
+CPU in a fresh process per case, on a GPU in this one, where every tensor is counted.
 
 The solver's share is the time inside it that is not spent in G or in products with its Jacobian. On a GPU each part
 is waited for to measure it, which makes the share an upper bound.
@@ -20,6 +20,7 @@ is waited for to measure it, which makes the share an upper bound.
 from __future__ import annotations
 
 import argparse
+import gc
 import importlib
 import json
 import resource
@@ -103,7 +104,10 @@ def peak_now(device: str) -> float:
 
 
 def peak_here(name: str, options: argparse.Namespace) -> Peak:
-    """Peak memory of one case in this process, which must be fresh."""
+    """Peak memory of one case in this process, which must be fresh if it is a CPU's."""
+    if options.device == "cuda":
+        gc.collect()
+        torch.cuda.reset_peak_memory_stats()  # to what is held now
     before = peak_now(options.device)
     case = build(name, options)
     case.infer()
@@ -113,8 +117,10 @@ def peak_here(name: str, options: argparse.Namespace) -> Peak:
     return Peak(infer, peak_now(options.device) - before)
 
 
-def peak(name: str) -> Peak:
-    """The same in a fresh process, with the command line of this one."""
+def peak(name: str, options: argparse.Namespace) -> Peak:
+    """The same of any process: on a CPU in a fresh one, with the command line of this one."""
+    if options.device == "cuda":
+        return peak_here(name, options)
     command = [sys.executable, *sys.orig_argv[1:], "--memory-of", name]
     answer = subprocess.run(command, check=True, capture_output=True, text=True).stdout
     return Peak(**json.loads(answer.splitlines()[-1]))
@@ -154,7 +160,7 @@ def table(names: list[str], options: argparse.Namespace) -> str:
     lines = [heads, ["---"] * len(heads)]
     first: list[float] = []
     for name, case in cases.items():
-        memory = peak(name)
+        memory = peak(name, options)
         values = [median(times[name, "train"]), median(times[name, "infer"]), memory.train, memory.infer]
         first = first or values
         shown = [f"{v:.3f}" for v in values[:2]] + [f"{v:.0f}" for v in values[2:]]

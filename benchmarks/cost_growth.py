@@ -26,7 +26,9 @@ from benchmarks.step_case import composed
 from ifpn.plots.style import BLUE, ORANGE, figure
 from ifpn.training.cost import multiply_adds
 
-BUDGET = "solver.easy=null solver.hard=null solver.rtol=0 solver.test_rtol=null solver.backward.rtol=0"
+BUDGET = (
+    "solver.easy=null solver.hard=null solver.rtol=0 solver.test_rtol=null solver.backward.rtol=0 solver.fit_start=0"
+)
 FIXED = f"neck=implicit solver=fast {BUDGET}"
 CASES = {"FPN": "neck=fpn", "2 at test": f"{FIXED} solver.test_evals=2", "7 at test": f"{FIXED} solver.test_evals=7"}
 STATES = 2 * 5 + 4
@@ -63,8 +65,10 @@ def counted(options: argparse.Namespace) -> tuple[float, float]:
     return found[1] / found[0], found[2] / found[0]
 
 
-def memory(name: str, side: int, batch: int) -> float:
-    """Peak MiB of a training step of a case in a fresh process."""
+def memory(name: str, options: argparse.Namespace, side: int, batch: int) -> float:
+    """Peak MiB of a training step of a case: of a CPU in a fresh process."""
+    if options.device == "cuda":
+        return peak_here(CASES[name], at_size(options, side, batch)).train
     command = [sys.executable, *sys.orig_argv[1:], "--memory-of", name, "--sides", str(side), "--batches", str(batch)]
     answer = subprocess.run(command, check=True, capture_output=True, text=True).stdout
     return float(answer.split()[-1])
@@ -119,7 +123,7 @@ def line(options: argparse.Namespace, side: int, batch: int) -> list[float | Non
         return [*[None] * (len(DIGITS) - 1), states]
     times = seconds(here)
     fpn, two, seven = (times[name] for name in CASES)
-    held = [memory(name, side, batch) for name in ("FPN", "7 at test")]
+    held = [memory(name, options, side, batch) for name in ("FPN", "7 at test")]
     ratios = fpn[0], seven[0] / fpn[0], fpn[1], two[1] / fpn[1], seven[1] / fpn[1]
     return [*ratios, held[0], held[1] / held[0], states]
 

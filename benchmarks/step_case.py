@@ -57,6 +57,16 @@ class Case:
         self.targets = [{k: t[k].to(device) for k in ("boxes", "labels")} for t in targets]
         self._weights = {name: value.clone() for name, value in detector.state_dict().items()}
 
+    def fit_start(self) -> None:
+        """Fit evaluation's first state to the batch, where the solver asks for a fitted one."""
+        neck = equilibrium_neck(self.detector)
+        if neck is None or getattr(neck.solver, "fit_start", 0) == 0:
+            return
+        self.detector.eval()
+        with torch.no_grad(), self.autocast, neck.fitting_start():
+            self.detector(self.images)
+        self._weights = {name: value.clone() for name, value in self.detector.state_dict().items()}
+
     def train(self) -> None:
         """One step."""
         self.detector.train()
@@ -131,7 +141,9 @@ def random_case(overrides: Sequence[str], options: argparse.Namespace) -> Case:
     boxes = torch.cat([corner, corner + 0.1 + 0.3 * torch.rand(BOXES, 2)], dim=1) * size
     images = [torch.rand(3, options.height, options.width) for _ in range(options.batch)]
     targets = [{"boxes": boxes, "labels": torch.randint(1, CLASSES, (BOXES,))} for _ in images]
-    return Case(detector, instantiate(cfg.schedule.optimizer), images, targets, options.device, options.precision)
+    case = Case(detector, instantiate(cfg.schedule.optimizer), images, targets, options.device, options.precision)
+    case.fit_start()
+    return case
 
 
 def trained_case(run: str, overrides: Sequence[str], options: argparse.Namespace) -> Case:

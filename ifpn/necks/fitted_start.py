@@ -246,4 +246,5 @@ def _features(b: Levels, i: int) -> Tensor:
 def _sums(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
     """XᵀX and XᵀY over images and cells, float64 on the CPU (not every device has it)."""
     rows, targets = x.transpose(0, 1).flatten(1), y.transpose(0, 1).flatten(1)
-    return (rows @ rows.T).double().cpu(), (rows @ targets.T).double().cpu()
+    with torch.autocast(x.device.type, enabled=False):  # three digits of bfloat16 are too few to be inverted
+        return (rows @ rows.T).double().cpu(), (rows @ targets.T).double().cpu()

@@ -212,6 +212,21 @@ def test_a_state_dict_carries_the_fit_and_is_read_without() -> None:
 
 
 @torch.no_grad()
+def test_the_least_squares_of_autocast_are_those_of_float32() -> None:
+    """Sums of products in bfloat16 would have three digits, too few to be inverted: the very same numbers."""
+    generator = torch.Generator().manual_seed(0)
+    b = [5 + torch.randn(2, 4, *size, generator=generator) for size in ((7, 9), (4, 5))]
+    p = [level.flip(1) for level in b]
+    found = []
+    for autocast in (False, True):
+        fit = StartFit()
+        with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+            fit.add(b, p, torch.tensor([True, True]))
+        found.append(fit.solve())
+    assert all(torch.equal(found[0][name], found[1][name]) for name in found[0])
+
+
+@torch.no_grad()
 def test_in_half_precision() -> None:
     neck, x = fitted(), features(sizes=SIZES)
     wanted = flat(neck(x))
