@@ -11,7 +11,7 @@ from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
 
 from ifpn.bounds import Length, check, shown
 from ifpn.errors import UserError
-from ifpn.necks.neck import ExtraLevelsFrom, Neck
+from ifpn.necks.neck import ExtraLevelsFrom
 
 
 class BackboneWithNeck(nn.Module):
@@ -64,8 +64,7 @@ class BackboneWithNeck(nn.Module):
         """
         # Backbones are fastest with channels last (EfficientNet-Lite0 forward and backward on a CPU: 1.6 times).
         maps = self.backbone(images.contiguous(memory_format=torch.channels_last))
-        order = torch.channels_last if self._stays_channels_last(images) else torch.contiguous_format
-        pyramid = self.neck(OrderedDict((name, maps[name].contiguous(memory_format=order)) for name in self.in_levels))
+        pyramid = self.neck(OrderedDict((name, maps[name].contiguous()) for name in self.in_levels))
         height, width = images.shape[-2:]
         sizes = [tuple(level.shape[-2:]) for level in pyramid.values()]
         expected = [(-(-height // stride), -(-width // stride)) for stride in self.strides]
@@ -75,15 +74,6 @@ class BackboneWithNeck(nn.Module):
                 f"{expected}, the neck returned {sizes}; check num_extra_levels and the neck's extra levels"
             )
         return list(pyramid.values())
-
-    def _stays_channels_last(self, images: Tensor) -> bool:
-        """Whether neck and head work channels last, too (docs/results.md): on a CPU, where it is faster.
-
-        On a GPU GroupNorm would undo the order each time. An exported network's runtime chooses for itself, and a neck
-        that is not ours may take a contiguous map for granted.
-        """
-        exporting = torch.jit.is_tracing() or torch.compiler.is_compiling()
-        return isinstance(self.neck, Neck) and images.device.type == "cpu" and not exporting
 
 
 @check

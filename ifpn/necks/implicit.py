@@ -140,10 +140,7 @@ class EquilibriumNeck(Neck):
         return {**super().__getstate__(), **left_out}
 
     def pyramid(self, features: Levels) -> Levels:
-        """Backbone levels to P* (or P* + B), fp32 under autocast; to B for `Unroll(0)`, as P^0 = 0.
-
-        They are dense, in the order in memory of B.
-        """
+        """Backbone levels to P* (or P* + B), contiguous, fp32 under autocast; to B for `Unroll(0)`, as P^0 = 0."""
         b = self.project(features)
         check_pyramid_sizes(b)
         if isinstance(self.solver, Unroll) and self.solver.steps == 0:
@@ -173,7 +170,7 @@ class EquilibriumNeck(Neck):
             self.state = f.layout.views(p.detach().clone())  # the caller may change its levels in place
         if self.add_input:
             return [p_l + b_l for p_l, b_l in zip(levels, b, strict=True)]
-        return [f.layout.dense(level) for level in levels]
+        return [level.contiguous() for level in levels]
 
     @contextmanager
     def solving(self) -> Iterator[None]:

@@ -19,18 +19,14 @@ class PyramidLayout:
 
     Args:
         shapes: (C, H_l, W_l) per level, fine to coarse; D = sum of C * H_l * W_l.
-        channels_last: whether a level's values lie in the order (H_l, W_l, C), so that its view needs no copy to be
-            added to a B in that order.
     """
 
     shapes: tuple[tuple[int, int, int], ...]
-    channels_last: bool = False
 
     @classmethod
     def of(cls, levels: list[Tensor]) -> PyramidLayout:
-        """The layout of levels (N, C, H_l, W_l), in the order in memory of the first."""
-        shapes = tuple((int(x.shape[1]), int(x.shape[2]), int(x.shape[3])) for x in levels)
-        return cls(shapes, is_channels_last(levels[0]))
+        """The layout of levels (N, C, H_l, W_l)."""
+        return cls(tuple((int(x.shape[1]), int(x.shape[2]), int(x.shape[3])) for x in levels))
 
     @property
     def sizes(self) -> list[int]:
@@ -50,32 +46,16 @@ class PyramidLayout:
         """(N, D) -> levels (N, C, H_l, W_l) that share its memory."""
         # one split instead of a slice per level: its backward is one concatenation
         parts = torch.split(z, self.sizes, dim=1)
-        if not self.channels_last:
-            return [part.view(z.shape[0], *shape) for part, shape in zip(parts, self.shapes, strict=True)]
-        return [
-            part.view(z.shape[0], h, w, c).permute(0, 3, 1, 2)
-            for part, (c, h, w) in zip(parts, self.shapes, strict=True)
-        ]
+        return [part.view(z.shape[0], *shape) for part, shape in zip(parts, self.shapes, strict=True)]
 
     def flatten(self, levels: list[Tensor], dtype: torch.dtype) -> Tensor:
         """Levels (N, C, H_l, W_l) of any floating type -> (N, D) of `dtype`, in one pass over the data."""
         if torch.is_grad_enabled():
-            if self.channels_last:
-                levels = [level.permute(0, 2, 3, 1) for level in levels]
             return torch.cat([level.to(dtype).flatten(1) for level in levels], dim=1)
         z = levels[0].new_empty((levels[0].shape[0], sum(self.sizes)), dtype=dtype)
         for view, level in zip(self.views(z), levels, strict=True):
             view.copy_(level)
         return z
-
-    def dense(self, level: Tensor) -> Tensor:
-        """A level (N, C, H_l, W_l) without gaps between its images, in the order of the state."""
-        return level.contiguous(memory_format=torch.channels_last if self.channels_last else torch.contiguous_format)
-
-
-def is_channels_last(x: Tensor) -> bool:
-    """Whether (N, C, H, W) lies in memory in the order (N, H, W, C), and not in both."""
-    return x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous()
 
 
 def to_network(p: list[Tensor], b: list[Tensor]) -> list[Tensor]:

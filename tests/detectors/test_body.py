@@ -8,7 +8,6 @@ import torch
 from torch import Tensor, nn
 
 from ifpn.detectors import BackboneWithNeck, attach_neck
-from ifpn.necks import ImplicitFPN
 from tests.detectors.cases import TinyBackbone, TorchvisionFPN
 
 
@@ -53,25 +52,6 @@ def test_the_neck_is_told_what_it_needs() -> None:
         "extra_blocks": None,
         "extra_levels": "c5",
     }
-
-
-@torch.no_grad()
-def test_our_necks_work_channels_last_on_a_cpu_and_compute_the_same() -> None:
-    torch.manual_seed(0)
-    body = attach(ImplicitFPN, ["c3", "c4", "c5"], 16, "p5").eval()
-    images = torch.rand(2, 3, 96, 160)
-    pyramid = body(images)
-    assert all(level.is_contiguous(memory_format=torch.channels_last) for level in pyramid)
-    maps = body.backbone(images)
-    contiguous = body.neck(OrderedDict((name, maps[name].contiguous()) for name in ("c3", "c4", "c5")))
-    for level, wanted in zip(pyramid, contiguous.values(), strict=True):
-        assert wanted.is_contiguous()
-        torch.testing.assert_close(level, wanted, rtol=1e-4, atol=1e-5)  # sums in another order
-
-
-def test_a_neck_that_is_not_ours_gets_contiguous_maps() -> None:
-    body = BackboneWithNeck(TinyBackbone(), Recorder(), ["c3", "c4"], 0)
-    assert all(level.is_contiguous() for level in body(torch.rand(2, 3, 96, 160)))
 
 
 def test_missing_levels_are_refused() -> None:

@@ -232,11 +232,9 @@ def test_activation_memory_of_unrolling_grows_linearly() -> None:
 # -- state --
 
 
-@pytest.mark.parametrize("order", [torch.contiguous_format, torch.channels_last])
-def test_layout_round_trip(order: torch.memory_format) -> None:
-    levels = [torch.randn(2, 3, h, w).contiguous(memory_format=order) for h, w in [(5, 4), (3, 2), (1, 1)]]
+def test_layout_round_trip() -> None:
+    levels = [torch.randn(2, 3, h, w) for h, w in [(5, 4), (3, 2), (1, 1)]]
     layout = PyramidLayout.of(levels)
-    assert layout.channels_last == (order == torch.channels_last)
     with torch.no_grad():
         z = layout.flatten(levels, torch.float32)
     assert torch.equal(z, layout.flatten([level.requires_grad_() for level in levels], torch.float32))
@@ -244,8 +242,6 @@ def test_layout_round_trip(order: torch.memory_format) -> None:
     for view, level in zip(layout.views(z), levels, strict=True):
         assert torch.equal(view, level)
         assert view.untyped_storage().data_ptr() == z.untyped_storage().data_ptr()
-        assert view[:1].is_contiguous(memory_format=order)  # an image's level lies in the order of B
-        assert layout.dense(view).is_contiguous(memory_format=order)
     assert layout.zeros(levels[0].bfloat16()).dtype == torch.float32
     assert layout.zeros(levels[0].double()).dtype == torch.float64
 
