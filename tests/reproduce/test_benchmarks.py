@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks import bench_step, cost_growth, step_case
+from benchmarks import bench_step, cost_growth, operators, step_case
 from ifpn.errors import ConfigError
 from tests.conftest import ROOT
 from tests.evaluation.cases import random_case
@@ -92,7 +92,7 @@ def test_a_step_with_every_solver_beside_an_fpns() -> None:
 def test_a_trained_net_is_timed_on_its_own_images_with_the_solver_asked_for(
     tiny_run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(bench_step, "peak", lambda name: bench_step.Peak(1.0, 2.0))
+    monkeypatch.setattr(bench_step, "peak", lambda *_: bench_step.Peak(1.0, 2.0))
     arguments = ["--run", str(tiny_run), "--run", f"{tiny_run} solver.test_evals=3 solver.rtol=0", "--rounds", "1"]
     monkeypatch.setattr(sys, "argv", ["bench_step", *arguments, "--size", "48"])
     bench_step.main()
@@ -130,6 +130,27 @@ def test_how_cost_grows_is_a_table_and_a_picture(
     # 32 channels, 64 + 16 + 4 + 1 + 1 cells, 4 bytes, 14 states
     assert lines[0][-1] == f"{14 * 4 * 32 * 86 / 2**20:.1f} |"
     assert (tmp_path / "growth.png").is_file()
+
+
+def test_operators_are_counted_and_views_are_not() -> None:
+    x = torch.ones(3, 4)
+    assert operators.counted(lambda: x.t()[1].view(3)) == 0
+    assert operators.counted(lambda: (x + x).relu_().t()) == 2
+
+
+@pytest.mark.slow
+def test_every_evaluation_adds_the_same_number_of_operators(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    small = ["neck.out_channels=32", "backbone=resnet18", "detector.head.num_convs=1"]
+    cases = [part for n in (2, 3, 4) for part in ("--case", f"neck=implicit solver=unroll solver.steps={n}")]
+    monkeypatch.setattr(sys, "argv", ["operators", *small, *cases, "--batch", "1"])
+    operators.main()
+    two, three, four = (
+        [int(n) for n in re.findall(r" (\d+) \|", row)] for row in capsys.readouterr().out.splitlines()[2:]
+    )
+    for before, between, after in zip(two, three, four, strict=True):  # of a training step, of an inference
+        assert after - between == between - before > 20
 
 
 @pytest.mark.slow
