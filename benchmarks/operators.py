@@ -12,13 +12,11 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
 from typing import Any
 
-import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from benchmarks.step_case import Case, random_case
+from benchmarks.step_case import random_case
 
 EASY = "neck=implicit solver=cheap solver.rtol=0 solver.backward.rtol=0 solver.test_evals"
 CASES = ["neck=fpn", "neck=implicit solver=unroll solver.steps=1", f"{EASY}=1", f"{EASY}=3"]
@@ -50,13 +48,6 @@ def counted(run: Callable[[], object]) -> int:
     return calls
 
 
-def step(case: Case) -> None:
-    """Forward and backward of a training step."""
-    case.detector.train()
-    losses: dict[str, torch.Tensor] = case.detector(case.images, case.targets)
-    torch.stack(list(losses.values())).sum().backward()
-
-
 def main() -> None:
     """Read the command line, count, and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -72,7 +63,7 @@ def main() -> None:
         case = random_case([*sizes, *name.split()], argparse.Namespace(**{**vars(options), **fixed}))
         case.infer()  # folds the weights
         infer = counted(case.infer)
-        train = counted(partial(step, case))
+        train = counted(case.gradients)
         first = first or (train, infer)
         print(f"| `{name}` | {train} | {train / first[0]:.2f} | {infer} | {infer / first[1]:.2f} |", flush=True)
 

@@ -69,12 +69,16 @@ class Case:
 
     def train(self) -> None:
         """One step."""
+        self.gradients()
+        self.optimiser.step()
+
+    def gradients(self) -> None:
+        """Forward and backward of one step."""
         self.detector.train()
         with self.autocast, resized_to(self.detector, self.size):
             losses: dict[str, Tensor] = self.detector(self.images, self.targets)
         self.optimiser.zero_grad()
         torch.stack(list(losses.values())).sum().backward()
-        self.optimiser.step()
 
     def restore(self) -> None:
         """Take back the steps: what is timed next is what was trained."""
