@@ -91,8 +91,8 @@ def check(target: T) -> T:
     @functools.wraps(call)
     def checked(*args: Any, **kwargs: Any) -> Any:
         given = signature.bind(*args, **kwargs).arguments
-        for name, hint in hints(call).items():
-            if name in given and is_bounded(hint) and (allowed := violation(hint, given[name])):
+        for name, hint in _bounded(call).items():
+            if name in given and (allowed := violation(hint, given[name])):
                 raise UserError(f"{name}={shown(given[name])}: must be {allowed}.")
         return call(*args, **kwargs)
 
@@ -106,6 +106,11 @@ def check(target: T) -> T:
 def hints(call: Callable[..., Any]) -> Mapping[str, Any]:
     """The annotations of a function or of a class's constructor, with their bounds."""
     return typing.get_type_hints(inspect.unwrap(_function(call)), include_extras=True)
+
+
+@functools.cache  # some of these calls are made for every image
+def _bounded(call: Callable[..., Any]) -> Mapping[str, Any]:
+    return {name: hint for name, hint in hints(call).items() if is_bounded(hint)}
 
 
 def _function(call: Callable[..., Any]) -> Callable[..., Any]:

@@ -66,7 +66,8 @@ class Predictor:
         flip: bool = False,
     ) -> None:
         self.detector = detector.to(device).eval()
-        for neck in (part for part in self.detector.modules() if isinstance(part, EquilibriumNeck)):
+        self._necks = [part for part in self.detector.modules() if isinstance(part, EquilibriumNeck)]
+        for neck in self._necks:
             neck.fold_weights = True
         self.class_names = list(class_names)
         self.category_ids = list(category_ids)
@@ -200,7 +201,7 @@ class Predictor:
             groups[image.shape].append(number)
         results: dict[int, tuple[Found, SolverFacts | None]] = {}
         for members in groups.values():
-            with _solver_facts(self.detector) as solved:
+            with _solver_facts(self._necks) as solved:
                 found = detect_views(self.detector, [images[i].to(self.device) for i in members], sizes, flip)
             facts: Sequence[SolverFacts | None] = solved or [None] * len(members)
             results |= zip(members, zip(found, facts, strict=True), strict=True)
@@ -219,7 +220,7 @@ class Predictor:
 
 
 @contextmanager
-def _solver_facts(detector: nn.Module) -> Iterator[list[SolverFacts]]:
+def _solver_facts(necks: Sequence[EquilibriumNeck]) -> Iterator[list[SolverFacts]]:
     """A list that is filled when the block ends: the largest residual and all evaluations of each image."""
     calls: list[list[SolverFacts]] = []
 
@@ -229,7 +230,7 @@ def _solver_facts(detector: nn.Module) -> Iterator[list[SolverFacts]]:
             residuals = neck.stats.forward.residual.detach().float().cpu().tolist()
             calls.append([SolverFacts(*facts) for facts in zip(residuals, neck.evals().tolist(), strict=True)])
 
-    hooks = [part.register_forward_hook(note) for part in detector.modules() if isinstance(part, EquilibriumNeck)]
+    hooks = [neck.register_forward_hook(note) for neck in necks]
     facts: list[SolverFacts] = []
     try:
         yield facts

@@ -17,9 +17,10 @@ from torch import Tensor, nn
 
 from ifpn.layers.resize import nearest, size_of
 from ifpn.necks.neck import Levels
-from ifpn.necks.pyramid_layout import FlatStep
+from ifpn.necks.pyramid_layout import FlatStep, PyramidLayout
 from ifpn.necks.warm_start import relative_residual
 from ifpn.solvers import Equilibrium, Forward, Stats, fixed_point
+from ifpn.solvers.per_sample import any_or_device
 
 if TYPE_CHECKING:
     from ifpn.necks.implicit import EquilibriumNeck
@@ -122,6 +123,13 @@ class FittedStart(nn.Module):
                 p = p + F.conv2d(_pooled(b[i - 1]), _kernel(self.finer[i - 1], level))
             start.append(p)
         return start
+
+    @torch.no_grad()
+    def state(self, b: Levels, layout: PyramidLayout) -> Tensor:
+        """P^0 as a solver's state (N, D); zero for an image with NaN, which then fails as it would from zero."""
+        start = layout.flatten(self(b), layout.state_dtype(b[0]))
+        bad = ~(torch.linalg.vector_norm(start, ord=torch.inf, dim=1) < torch.inf)  # true for NaN, too
+        return torch.where(bad[:, None], 0.0, start) if any_or_device(bad) else start
 
     def _load_from_state_dict(self, state_dict: Mapping[str, Any], prefix: str, *args: Any, **kwargs: Any) -> None:
         """Become what the state dict holds, fitted or not."""

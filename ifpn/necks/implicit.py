@@ -218,16 +218,14 @@ class EquilibriumNeck(Neck):
 
     def first_state(self, f: FlatStep) -> Tensor:
         """P^0 (N, D): `first_levels` in evaluation; zero or noise in training."""
+        if not self.training and self.starts_fitted:
+            return self.fitted_start.state(f.b, f.layout)
         zeros = f.layout.zeros(f.b[0])
         if self.training and self.options.random_start > 0:
             scale = f.layout.flatten([level.detach() for level in f.b], zeros.dtype).std(dim=1, keepdim=True)
             chosen = torch.rand_like(scale) < self.options.random_start
             return torch.where(chosen, scale * torch.randn_like(zeros), zeros)
-        if self.training or not self.starts_fitted:
-            return zeros
-        with torch.no_grad():
-            start = f.layout.flatten(self.first_levels(f.b), zeros.dtype)
-        return torch.where(start.isfinite().all(dim=1, keepdim=True), start, 0.0)  # an image with NaN fails from zero
+        return zeros
 
     def _solve(self, f: FlatStep, first: Callable[[], Tensor]) -> tuple[Tensor, Stats]:
         """P* from `state`, if it is of the size of B, else from `first()` (N, D)."""

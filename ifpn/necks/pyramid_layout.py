@@ -39,8 +39,11 @@ class PyramidLayout:
         The state stays fp32 under autocast, and for a network in half precision: the solver takes differences of
         nearly equal states.
         """
-        dtype = torch.promote_types(like.dtype, torch.float32)
-        return like.new_zeros((like.shape[0], sum(self.sizes)), dtype=dtype)
+        return like.new_zeros((like.shape[0], sum(self.sizes)), dtype=self.state_dtype(like))
+
+    def state_dtype(self, like: Tensor) -> torch.dtype:
+        """The precision of the state of a pyramid of `like`: see `zeros`."""
+        return torch.promote_types(like.dtype, torch.float32)
 
     def views(self, z: Tensor) -> list[Tensor]:
         """(N, D) -> levels (N, C, H_l, W_l) that share its memory."""

@@ -14,6 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Annotated
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -22,15 +23,16 @@ from ifpn.solvers.anderson import Anderson
 from ifpn.solvers.batched import (
     accumulation_dtype,
     add_weighted_sum_,
-    any_or_device,
     inner_products,
     sample_norms,
     weighted_sum,
 )
 from ifpn.solvers.broyden import Broyden
 from ifpn.solvers.iterate import iterate
+from ifpn.solvers.per_sample import Place, any_or_device, as_mask
 from ifpn.solvers.solution import Solution, Status
 
+INF = float("inf")
 Product = Callable[[Tensor], Tensor]
 """v (B, N) -> Jᵀv (B, N)."""
 
@@ -70,18 +72,18 @@ class _Arnoldi:
 
     def run(self, product: Product, rtol: float) -> Solution:
         torch.mul(self.g, _inverse(self.size).to(self.g.dtype)[:, None], out=self.basis[:, 0])
-        used = self.max_vjps
-        for j in range(self.max_vjps):
-            self._arnoldi_step(j, product)
-            if rtol > 0 and bool((self._least_squares(j + 1)[1] <= rtol).all()):
-                used = j + 1
+        fits: list[tuple[Tensor, Tensor]] = []
+        while len(fits) < self.max_vjps:
+            self._arnoldi_step(len(fits), product)
+            fits.append(self._least_squares(len(fits) + 1))
+            if rtol > 0 and bool((fits[-1][1] <= rtol).all()):
                 break
+        used = len(fits)
         y = torch.zeros_like(self.hessenberg[:, 0, :used])
         residual = (self.size > 0).to(y.dtype)
         trace = []
-        for j in range(1, used + 1):
+        for j, (fit, rest) in enumerate(fits, start=1):
             # Residuals never grow, so a later fit is a better one; a failed sample adds nothing after its failure.
-            fit, rest = self._least_squares(j)
             fine = torch.linalg.vector_norm(fit, dim=1) <= self.limit
             y[:, :j] = torch.where(fine[:, None], fit, y[:, :j])
             residual = torch.where(fine, rest, residual)
@@ -99,7 +101,7 @@ class _Arnoldi:
         """Column j of the Hessenberg matrix and basis vector j + 1."""
         known, new = self.basis[:, : j + 1], self.basis[:, j + 1]
         torch.sub(known[:, j], product(known[:, j]), out=new)
-        bad = ~torch.isfinite(sample_norms(new))
+        bad = ~(sample_norms(new) < INF)  # true for NaN, too
         self.failed |= bad
         if any_or_device(bad):
             new.masked_fill_(bad[:, None], 0.0)
@@ -137,34 +139,36 @@ class Neumann:
 
     def solve(self, product: Product, g: Tensor, max_vjps: int, rtol: float) -> Solution:
         """Sum the series for g (B, N); the residual of a partial sum is its first missing term."""
-        size = sample_norms(g)
-        previous = size
-        u, term = g.clone(), g
-        active = size > 0
-        status = torch.where(active, int(Status.MAX_EVALS), int(Status.CONVERGED))
-        status.masked_fill_(~torch.isfinite(size), Status.NONFINITE)
-        residual = torch.ones_like(size)
-        trace = []
-        for _ in range(max_vjps):
+        place = Place.of(g, tolerant=rtol > 0)
+        where = place.xp.where
+        (size,) = place.take(sample_norms(g))
+        u, term, previous, active = g.clone(), g, size, size > 0
+        status = where(active, int(Status.MAX_EVALS), int(Status.CONVERGED))
+        status = where(size < INF, status, int(Status.NONFINITE))
+        residual = place.full(tuple(size.shape), 1.0)
+        trace = place.full((max_vjps, len(size)), 0.0)
+        used = 0
+        while used < max_vjps and (used == 0 or rtol == 0 or active.any()):
             term = product(term)
-            length = sample_norms(term)
-            finite = torch.isfinite(length)
-            residual = torch.where(active & finite, length * _inverse(size), residual)
-            trace.append(residual)
-            status.masked_fill_(active & ~(length < previous), Status.STAGNATED)
-            status.masked_fill_(active & ~finite, Status.NONFINITE)
-            active = active & (length < previous)
+            (length,) = place.take(sample_norms(term))
+            finite, shrinks = length < INF, length < previous  # false for NaN, too
+            with np.errstate(all="ignore"):
+                residual = where(active & finite, where(size > 0, length / size, 0.0), residual)
+            trace[used] = residual
+            verdict = where(finite, int(Status.STAGNATED), int(Status.NONFINITE))
+            status = where(active & ~shrinks, verdict, status)
+            active = active & shrinks
             if any_or_device(~active):
-                term = torch.where(active[:, None], term, 0.0)
+                term = torch.where(as_mask(active, term)[:, None], term, 0.0)
             u += term
-            status.masked_fill_(active & (residual <= rtol), Status.CONVERGED)
-            active = active & ~(residual <= rtol)
-            previous = length
-            if rtol > 0 and not bool(active.any()):
-                break
-        residual = torch.where(size == 0, 0.0, residual)
-        rows = torch.stack(trace)
-        return Solution(u, residual, rows, len(trace), rows.argmin(dim=0), status)
+            close = active & (residual <= rtol)
+            status = where(close, int(Status.CONVERGED), status)
+            active = active & ~close
+            previous, used = length, used + 1
+        residual, trace = where(size == 0, 0.0, residual), trace[:used]
+        facts = (residual, trace, trace.argmin(0), status)
+        residual, rows, best, status = map(place.tensor, facts)
+        return Solution(u, residual, rows, used, best, status)
 
 
 LinearSolver = GMRES | Neumann | Broyden | Anderson
@@ -177,7 +181,7 @@ def solve_adjoint(product: Product, g: Tensor, solver: LinearSolver, max_vjps: i
     |g + Jᵀu - u| / |g|.
     """
     scale = torch.linalg.vector_norm(g, ord=torch.inf, dim=1, keepdim=True)
-    scale = torch.where((scale > 0) & torch.isfinite(scale), scale, 1.0)
+    scale = torch.where((scale > 0) & (scale < INF), scale, 1.0)
     unit = g / scale
     with torch.autocast(g.device.type, enabled=False):
         if isinstance(solver, GMRES | Neumann):

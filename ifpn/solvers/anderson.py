@@ -9,13 +9,15 @@ evaluation, so an iteration reads the m residuals once and the m values once, fo
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from ifpn.bounds import Ge, Gt, Le, check
-from ifpn.solvers.batched import accumulation_dtype, add_weighted_sum_, inner_products, keep_rows, weighted_sum
+from ifpn.solvers.batched import add_weighted_sum_, inner_products, keep_rows, weighted_sum
+from ifpn.solvers.per_sample import Place
 
 
 @check
@@ -38,10 +40,13 @@ class _AndersonSteps:
         self.count = 0
         self.residuals = z0.new_empty(batch, m, size)
         self.values = z0.new_empty(batch, m, size)
-        self.gram = z0.new_zeros(batch, m, m, dtype=accumulation_dtype(z0.device))
+        self.place = place = Place.of(z0, tolerant=False)
+        self.gram = place.full((batch, m, m), 0.0)
+        self.inverse = place.full((batch, m), 0.0)  # 1 / |residual|
+        self.plain = place.xp.eye(m, dtype=self.gram.dtype, **place.where)  # weights of plain iteration
         # A tenth of the rounding error of the inner products, on a Gram matrix scaled to unit diagonal: it
         # acts on residuals that are parallel within rounding, and equally whatever the residuals' size.
-        self.ridge = 0.1 * torch.finfo(z0.dtype).eps
+        self.ridge = 0.1 * torch.finfo(z0.dtype).eps * self.plain
 
     def residual_buffer(self) -> Tensor:
         return self.residuals[:, self.count % self.m]
@@ -49,10 +54,12 @@ class _AndersonSteps:
     def step(self, z: Tensor, fz: Tensor, out: Tensor) -> None:
         i, n = self.count % self.m, min(self.count + 1, self.m)
         self.values[:, i].copy_(fz)
-        row = inner_products(self.residuals[:, :n], self.residuals[:, i])
-        self.gram[:, i, :n] = row
-        self.gram[:, :n, i] = row
-        weights = self._weights(i, n)
+        (row,) = self.place.take(inner_products(self.residuals[:, :n], self.residuals[:, i]))
+        with np.errstate(all="ignore"):  # a residual of zero, or none: `_weights` sees to it
+            self.gram[:, i, :n] = row
+            self.gram[:, :n, i] = row
+            self.inverse[:, i] = row[:, i] ** -0.5
+            weights = self.place.tensor(self._weights(i, n))
         weighted_sum(self.values[:, :n], weights, out)
         if self.beta != 1:
             add_weighted_sum_(out, self.residuals[:, :n], (self.beta - 1) * weights)
@@ -60,17 +67,14 @@ class _AndersonSteps:
 
     def take(self, index: Tensor) -> None:
         self.residuals, self.values = keep_rows(self.residuals, index), keep_rows(self.values, index)
-        self.gram = self.gram[index]
+        (rows,) = self.place.take(index)
+        self.gram, self.inverse = self.gram[rows], self.inverse[rows]
 
-    def _weights(self, newest: int, n: int) -> Tensor:
+    def _weights(self, newest: int, n: int) -> Any:
         """(B, n) weights, summing to 1, of the smallest mixture of residuals."""
-        gram = self.gram[:, :n, :n]
-        size = gram.diagonal(dim1=1, dim2=2).rsqrt()
-        scaled = gram * size[:, :, None] * size[:, None]
-        scaled.diagonal(dim1=1, dim2=2).add_(self.ridge)
-        solved, _ = torch.linalg.solve_ex(scaled, size[..., None])  # the _ex form waits for no error flag
-        weights = size * solved[..., 0]
-        weights = weights / weights.sum(dim=1, keepdim=True)
-        plain = torch.zeros_like(weights)
-        plain[:, newest] = 1
-        return torch.where(torch.isfinite(weights).all(dim=1, keepdim=True), weights, plain)
+        size = self.inverse[:, :n]
+        scaled = self.gram[:, :n, :n] * size[:, :, None] * size[:, None] + self.ridge[:n, :n]
+        weights = size * self.place.solve(scaled, size[..., None])[..., 0]
+        weights = weights / weights.sum(1)[:, None]
+        fine = abs(weights.sum(1) - 1) < 0.5  # it is 1, unless a weight is not finite
+        return self.place.xp.where(fine[:, None], weights, self.plain[newest, :n])

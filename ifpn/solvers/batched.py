@@ -70,12 +70,3 @@ def keep_rows(buffer: Tensor, index: Tensor) -> Tensor:
         if new != old:
             buffer[new].copy_(buffer[old])
     return buffer[: len(index)]
-
-
-def any_or_device(mask: Tensor) -> bool:
-    """True if any sample of `mask` (B,) is set. On accelerators always True.
-
-    Reading the mask would wait for the device, which costs more than the repair it guards. So the repair must be
-    a no-op for samples outside the mask.
-    """
-    return mask.device.type != "cpu" or bool(mask.any())

@@ -28,11 +28,11 @@ from ifpn.bounds import Ge, Gt, Le, check
 from ifpn.solvers.batched import (
     accumulation_dtype,
     add_weighted_sum_,
-    any_or_device,
     inner_products,
     keep_rows,
     sample_norms,
 )
+from ifpn.solvers.per_sample import any_or_device
 
 
 @check

@@ -209,7 +209,7 @@ class _StateInput(torch.autograd.Function):
         if record.rest is not None and record.size is not None and record.stats.backward is not None:
             size = sample_norms(record.rest.add_(flatten(grads[0])))
             residual = torch.where(size == 0, 0.0, size / record.size)
-            residual = torch.where(torch.isfinite(residual), residual, torch.inf)
+            residual = torch.where(residual < torch.inf, residual, torch.inf)  # NaN, too
             record.stats.backward = replace(record.stats.backward, residual=residual)
             record.rest = None
         return None, None, None

@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
 
-from ifpn.solvers.batched import any_or_device, sample_norms
+from ifpn.solvers.batched import sample_norms
+from ifpn.solvers.per_sample import any_or_device
 from ifpn.solvers.solution import Map
 from ifpn.solvers.state import evaluate, flatten, own_copy, state_dtype
 
@@ -72,7 +73,9 @@ def repeat(
             z = own_copy(z) if z.is_inference() else z
             with without_samples(failures[i]) if careful else nullcontext():
                 y = evaluate(f, z, original).to(state_dtype(z))
-            bad, original = bad | _nonfinite(y) | (failures[i] if careful else False), None
+            bad, original = bad | _nonfinite(y), None
+            if careful:
+                bad = bad | failures[i]
             if not careful:
                 failures.append(bad)
             if not transformed and any_or_device(bad):
@@ -89,7 +92,7 @@ def repeat(
 
 
 def _nonfinite(y: Tensor) -> Tensor:
-    return ~torch.isfinite(sample_norms(flatten(y)))
+    return ~(sample_norms(flatten(y)) < torch.inf)  # true for NaN, too
 
 
 @torch.no_grad()

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
-from ifpn.solvers.batched import any_or_device
+from ifpn.solvers.per_sample import Flags, any_or_device, as_mask
 from ifpn.solvers.solution import Map
 
 
@@ -135,19 +135,19 @@ class BestState:
         self._rows: Tensor | None = None
         self._all: tuple[Tensor, Tensor | None] = self.value, self.f_value
 
-    def update(self, z: Tensor, fz: Tensor, improved: Tensor) -> None:
+    def update(self, z: Tensor, fz: Tensor, improved: Flags) -> None:
         """Take z (b, N) and f(z) for the samples in `improved` (b,)."""
         if not any_or_device(improved):
             return
-        every = z.device.type == "cpu" and bool(improved.all())
+        every = not any_or_device(~improved)
         if self.f_value is not None and every:
             self.f_value.copy_(fz)
         elif self.f_value is not None:
-            torch.where(improved[:, None], fz, self.f_value, out=self.f_value)
+            torch.where(as_mask(improved, z)[:, None], fz, self.f_value, out=self.f_value)
         if every and z is not self.value:
             self._spare, self.value = self.value, z
         elif z is not self.value:
-            torch.where(improved[:, None], z, self.value, out=self.value)
+            torch.where(as_mask(improved, z)[:, None], z, self.value, out=self.value)
 
     def next_buffer(self, z: Tensor) -> Tensor:
         """The buffer for the state that follows z: z itself, unless z is still needed."""
