@@ -43,7 +43,7 @@ class _AndersonSteps:
         self.place = place = Place.of(z0, tolerant=False)
         self.gram = place.full((batch, m, m), 0.0)
         self.inverse = place.full((batch, m), 0.0)  # 1 / |residual|
-        self.plain = place.xp.eye(m, dtype=self.gram.dtype, **place.where)  # weights of plain iteration
+        self.plain = place.eye(m)  # weights of plain iteration
         # A tenth of the rounding error of the inner products, on a Gram matrix scaled to unit diagonal: it
         # acts on residuals that are parallel within rounding, and equally whatever the residuals' size.
         self.ridge = 0.1 * torch.finfo(z0.dtype).eps * self.plain

@@ -43,11 +43,6 @@ class Place:
         """The module whose `where` and the like work on the numbers."""
         return np if self.host else torch
 
-    @property
-    def where(self) -> dict[str, torch.device]:
-        """The keyword that makes `xp` create numbers there."""
-        return {} if self.host else {"device": self.device}
-
     def take(self, *numbers: Tensor) -> list[Any]:
         """Tensors (B,) of one type, moved there in one transfer."""
         if not self.host:
@@ -67,6 +62,12 @@ class Place:
             return np.full(shape, value, dtype=kind)
         exact = torch.int64 if kind == "int64" else accumulation_dtype(self.device)
         return torch.full(shape, value, dtype=exact, device=self.device)
+
+    def eye(self, size: int) -> Any:
+        """The identity matrix in accumulation precision."""
+        if self.host:
+            return np.eye(size)
+        return torch.eye(size, dtype=accumulation_dtype(self.device), device=self.device)
 
     def solve(self, a: Any, b: Any) -> Any:
         """X (B, n, 1) with a x = b for a (B, n, n); not finite for a sample whose matrix is singular."""
