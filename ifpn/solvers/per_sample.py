@@ -52,8 +52,11 @@ class Place:
         return list(torch.stack(numbers).cpu().numpy())
 
     def tensor(self, x: Any) -> Tensor:
-        """Numbers as a tensor on the device."""
-        return torch.from_numpy(x).to(self.device) if self.host else x
+        """Numbers as a tensor on the device, in a precision that it has."""
+        if not self.host:
+            return x  # type: ignore[no-any-return]
+        known = torch.from_numpy(x)
+        return known.to(self.device, accumulation_dtype(self.device) if known.is_floating_point() else known.dtype)
 
     def full(self, shape: tuple[int, ...], value: float) -> Any:
         """Numbers in accumulation precision, float64 on the host; whole ones for an int."""
@@ -70,7 +73,7 @@ class Place:
         return torch.eye(size, dtype=accumulation_dtype(self.device), device=self.device)
 
     def solve(self, a: Any, b: Any) -> Any:
-        """X (B, n, 1) with a x = b for a (B, n, n); not finite for a sample whose matrix is singular."""
+        """The solution x (B, n, 1) of a x = b for a (B, n, n); not finite for a sample whose matrix is singular."""
         if not self.host:
             return torch.linalg.solve_ex(a, b)[0]  # the _ex form waits for no error flag
         try:

@@ -54,3 +54,12 @@ def test_a_singular_sample_does_not_touch_the_others(host: bool) -> None:
     x = place.solve(*(v if host else torch.from_numpy(v) for v in (a, b)))
     assert x[0, :, 0].tolist() == [1.0, 2.0]
     assert not np.isfinite(np.asarray(x[1:])).any(axis=(1, 2)).any()
+
+
+def test_numbers_arrive_in_a_precision_that_the_device_has(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Some accelerators have no float64; NumPy's numbers are float64."""
+    place = Place(torch.device("cpu"), host=True)
+    assert place.tensor(np.ones(2)).dtype == torch.float64
+    monkeypatch.setattr("ifpn.solvers.per_sample.accumulation_dtype", lambda device: torch.float32)
+    assert place.tensor(np.ones(2)).dtype == torch.float32
+    assert place.tensor(np.ones(2, dtype=np.int64)).dtype == torch.int64
