@@ -132,11 +132,8 @@ class Photographs:
 
 def photographs(predictor: Predictor, options: Options) -> Photographs:
     """Photographs of the validation set that have boxes, spread over it."""
-    stored = OmegaConf.to_container(OmegaConf.create(dict(check_stored_data(predictor.config.get("data")))))
-    assert isinstance(stored, dict)
-    if options.root:
-        stored |= {"root": options.root}
-    data: DetectionData = instantiate(stored)
+    stored = check_stored_data(predictor.config.get("data"), options.root or None)
+    data: DetectionData = instantiate(OmegaConf.create(stored))
     data.use_categories(predictor.category_ids, predictor.class_names)
     data.setup("validate")
     dataset = data.val_dataset

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -52,11 +53,11 @@ def check_stored(config: Mapping[str, Any]) -> None:
         _check_values(config.get(part), part)
 
 
-def check_stored_data(node: Any) -> dict[str, Any]:
-    """The data set of a stored configuration, to be read where it lies: nothing is drawn, or called.
+def check_stored_data(node: Any, root: str | None = None) -> dict[str, Any]:
+    """The data set of a stored configuration, to be read where it lies, or in `root`: nothing is drawn, or called.
 
     Raises:
-        ConfigError: it describes none.
+        ConfigError: it describes none, or its folder is not there.
     """
     if not isinstance(node, Mapping) or "_target_" not in node:
         raise ConfigError("the checkpoint names no data set: give one, data=coco data.root=FOLDER.")
@@ -64,7 +65,14 @@ def check_stored_data(node: Any) -> dict[str, Any]:
     for path, target in targets(node, "data"):
         _check_public(path, target)
     _check_values(node, "data")
-    return {**node, "generate": None}
+    found = {**node, "generate": None} | ({} if root is None else {"root": root})
+    if root is None and not Path(str(node.get("root"))).expanduser().is_dir():
+        raise ConfigError(
+            f"data.root={node.get('root')}, the data set that the checkpoint was trained on, is not a folder seen from "
+            f"{Path.cwd()}. Run this where the training ran, or name the data where that can be done: data=coco "
+            "data.root=FOLDER."
+        )
+    return found
 
 
 def _check_public(path: str, target: object) -> None:

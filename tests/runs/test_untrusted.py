@@ -226,9 +226,14 @@ def test_a_pipe_a_device_and_an_endless_file_are_refused_at_every_door(
         DOORS[door](Path("/dev/zero"))
 
 
-def test_the_data_set_of_a_checkpoint_is_read_never_drawn() -> None:
+def test_the_data_set_of_a_checkpoint_is_read_never_drawn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
     node = {"_target_": "ifpn.data.DetectionData", "root": "x", "generate": {"_target_": "ifpn.data.Shapes"}}
-    assert check_stored_data(node)["generate"] is None
+    with pytest.raises(ConfigError, match=r"data\.root=x, the data set that .* trained on"):
+        check_stored_data(node)
+    assert check_stored_data(node, "elsewhere") == {**node, "generate": None, "root": "elsewhere"}
+    (tmp_path / "x").mkdir()
+    assert check_stored_data(node) == {**node, "generate": None}
     for bad in (None, {"_target_": "ifpn.data.shapes.write_shapes"}, {**node, "root": "${oc.env:HOME}"}):
         with pytest.raises(ConfigError):
             check_stored_data(bad)
