@@ -15,7 +15,7 @@ from ifpn.bounds import Ge, Le, check
 from ifpn.data.drawn import Drawable, Drawn, ensure_drawn, write_split
 from ifpn.errors import UserError
 
-GENERATOR_VERSION = 1  # raised whenever a change of the drawing code changes pixels or boxes
+GENERATOR_VERSION = 2  # raised whenever a change of the drawing code changes pixels or boxes
 CLASSES = ("lamp_red", "lamp_blue")
 COLOURS = ((222, 48, 44), (48, 92, 222))
 LAMP, BULB, STUB = 12, 8, 12  # sides of a lamp's box and a bulb, length of a decoy's loose wire, in pixels
@@ -23,6 +23,7 @@ GREY, WHITE = (150, 150, 150), (250, 246, 214)
 CLEAR = 4.0  # pixels between the outlines of things that do not belong together
 NEAREST = LAMP / 2 + BULB / 2 + CLEAR  # of a lamp and a bulb
 NEAR = 2 * NEAREST  # room for decoys where the own bulb is nearer than that
+LEAN = 2  # training distances are even draws from 0 to 1 to this power: most are short, and the long ones build on them
 SCALE = 4  # pictures are drawn at so many times their size
 TRIES = 300  # places to try for one thing, and scenes to try for one picture
 
@@ -49,17 +50,20 @@ class Decoy:
     end: Point
 
 
-def draw_wires(seed: int, number: int, *, size: int, shortest: float, longest: float) -> tuple[Image.Image, list[Lamp]]:
+def draw_wires(
+    seed: int, number: int, *, size: int, shortest: float, longest: float, lean: float = 1
+) -> tuple[Image.Image, list[Lamp]]:
     """Draw scene `number`: two lamps of different classes, each with a red and a blue decoy nearer than its bulb.
 
     Neither counting colours nor looking at the nearest bulbs tells a class: it takes the wire. Both wires of a picture
-    have the same length, or the shorter one would tell the class of both.
+    have the same length, or the shorter one would tell the class of both, and no lamp is nearer to the other's bulb
+    than to its own, or a detector that does not see its own could conclude by exclusion.
 
     Raises:
         UserError: the distances do not fit into the picture.
     """
     rng = Random(f"wires:{seed}:{number}")
-    distance = shortest + (longest - shortest) * rng.random()
+    distance = shortest + (longest - shortest) * rng.random() ** lean
     for _ in range(TRIES):
         scene = _scene(rng, size, distance)
         if scene is not None:
@@ -86,7 +90,8 @@ def _scene(rng: Random, size: int, distance: float) -> tuple[list[Lamp], list[De
             angle, sag = rng.random() * math.tau, 0.05 * distance * (2 * rng.random() - 1)
             bulb, bend = _step(at, angle, distance), _step(_step(at, angle, distance / 2), angle + math.pi / 2, sag)
             wire = _curve(at, bend, bulb)
-            if free([at], LAMP / 2) and free([bulb], BULB / 2) and free(wire, 1):
+            apart = all(min(math.dist(at, o.bulb), math.dist(bulb, o.at)) >= distance for o in lamps)
+            if apart and free([at], LAMP / 2) and free([bulb], BULB / 2) and free(wire, 1):
                 break
         else:
             return None
@@ -155,15 +160,16 @@ class Wires:
     Args:
         num_train, num_val, seed: as `Shapes`.
         size: side of the pictures in pixels.
-        shortest, longest: distances in training pictures, drawn evenly, one for each picture. Below 28 px the own bulb
-            may be the nearest: lessons, without which nothing is learned.
-        val_longest: the same in validation pictures, which have distances that training never showed.
+        shortest, longest: distances in training pictures, one for each picture, a square of an even draw: half of them
+            lie in the first quarter. Drawn evenly, the classes are still guessed after 900 steps of 16. Below 28 px
+            the own bulb may be the nearest.
+        val_longest: of validation pictures, drawn evenly, with distances that training never showed.
 
     Raises:
         UserError: distances that do not increase, or too short for a wire.
     """
 
-    num_train: Drawable = 2000
+    num_train: Drawable = 6000
     num_val: Drawable = 500
     seed: Annotated[int, Ge(0), Le(2**31 - 1)] = 0
     size: Annotated[int, Ge(32), Le(2048)] = 160
@@ -183,10 +189,11 @@ class Wires:
         return ensure_drawn(root, "wires", {"generator": GENERATOR_VERSION, **asdict(self)}, self._write)
 
     def _write(self, folder: Path) -> None:
-        for split, count, longest in (("train", self.num_train, self.longest), ("val", self.num_val, self.val_longest)):
+        train, val = ("train", self.num_train, self.longest, LEAN), ("val", self.num_val, self.val_longest, 1)
+        for split, count, longest, lean in (train, val):
 
-            def draw(number: int, longest: int = longest) -> Drawn:
-                reach = {"shortest": self.shortest, "longest": longest}
+            def draw(number: int, longest: int = longest, lean: int = lean) -> Drawn:
+                reach = {"shortest": self.shortest, "longest": longest, "lean": lean}
                 picture, lamps = draw_wires(self.seed, number, size=self.size, **reach)
                 boxes = [(lamp.at[0] - LAMP / 2, lamp.at[1] - LAMP / 2, LAMP, LAMP) for lamp in lamps]
                 more = [{"distance": round(lamp.distance, 2)} for lamp in lamps]

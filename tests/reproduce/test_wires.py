@@ -50,7 +50,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 )
 def test_each_row_of_the_experiment_is_measured(row: str, reach: float | None, root: Path) -> None:
     predictor, data = network(root, f"row={row}")
-    assert body_of(predictor).strides == (4, 8, 16)
+    assert body_of(predictor).strides == (8, 16)
     found = wire_accuracy(predictor, data, [1, 3])
     assert found.reach == reach
     assert set(found.right) == ({"own", "1", "3"} if row in ("unroll_1", "broyden") else {"own"})
