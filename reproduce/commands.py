@@ -164,9 +164,9 @@ def starts(arguments: Sequence[str]) -> None:
 
 
 def wires(arguments: Sequence[str]) -> None:
-    """wires.png and wires.json."""
+    """wires.png, wires.csv and wires.json."""
     from ifpn.predictor import load
-    from reproduce.wires import PREDICTION, draw_wires, longest_in_training, verdict, wire_accuracy
+    from reproduce.wires import longest_in_training, report, wire_accuracy
 
     folder = Path(arguments[0] if arguments else "runs/wires").expanduser()
     settings = read_settings(
@@ -182,12 +182,9 @@ def wires(arguments: Sequence[str]) -> None:
         longest = longest_in_training(predictor)
         networks.append(wire_accuracy(predictor, _data(predictor.config["data"], None), numbers))
         print(f"{path}: {networks[-1].name}")
-    lines = [*PREDICTION, *verdict(networks, longest)]
-    print(*lines, sep="\n")
-    top = max(max(one.distances) for one in networks)
-    draw_wires(networks, [14 + i * (top + 1 - 14) / 8 for i in range(9)], longest, out / "wires.png")
-    _write(out / "wires.json", {"networks": [vars(one) for one in networks], "verdict": lines})
-    print(f"In {out}: wires.png, wires.json")
+    verdict = report(networks, longest, out)
+    _write(out / "wires.json", {"networks": [vars(one) for one in networks], "verdict": verdict})
+    print(f"In {out}: wires.png, wires.csv, wires.json")
 
 
 def gradient(arguments: Sequence[str]) -> None:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from ifpn.data import ImageFolder
 from ifpn.detectors.body import BackboneWithNeck
 from ifpn.errors import ConfigError
+from ifpn.necks import StackedFPN
 from ifpn.predictor import Predictor
 from ifpn.solvers import Equilibrium, Stats, Unroll
 
@@ -47,8 +48,11 @@ def neck_name(predictor: Predictor) -> str:
 
 
 def describe_solver(predictor: Predictor) -> str:
-    """The neck and how it iterates, in words: "i-FPN, 2 applications", "i-FPN, equilibrium"."""
-    solver = getattr(body_of(predictor).neck, "solver", None)
+    """The neck and what it repeats: "i-FPN, 2 applications", "i-FPN, equilibrium", "stacked FPN, 4 blocks"."""
+    neck = body_of(predictor).neck
+    solver = getattr(neck, "solver", None)
+    if isinstance(neck, StackedFPN):
+        return f"{neck_name(predictor)}, {len(neck.blocks)} block{'s' * (len(neck.blocks) != 1)}"
     if solver is None:
         return neck_name(predictor)
     unrolled = isinstance(solver, Unroll)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import itertools
 import json
 import math
@@ -114,6 +115,45 @@ def verdict(networks: Sequence[WireAccuracy], longest: float) -> list[str]:
                 line += f"; beyond, {shown} applications: {rises}"
             lines.append(line)
     return lines
+
+
+def intervals(networks: Sequence[WireAccuracy], longest: float) -> list[float]:
+    """Edges of intervals of lengths, in pixels: quarters of the longest wire of training, and as wide ones beyond.
+
+    The first one is joined to the second if it would be narrower than 4 px.
+    """
+    low, top = min(min(one.distances) for one in networks), max(max(one.distances) for one in networks)
+    quarters = (k * longest / 4 for k in range(1, math.ceil(4 * top / longest)))
+    return [math.floor(low), *(q for q in quarters if q > low + 4), math.floor(top) + 1]
+
+
+def write_shares(networks: Sequence[WireAccuracy], edges: Sequence[float], path: Path) -> None:
+    """CSV: a row for each network, number of applications ("own": as trained) and interval of lengths."""
+    with path.open("w", newline="") as file:
+        rows = csv.writer(file)
+        rows.writerow(["network", "applications", "from_px", "to_px", "lamps", "right", "standard_error"])
+        for one in networks:
+            for how in one.right:
+                for low, high in itertools.pairwise(edges):
+                    mean, error, count = one.share(low, high, how)
+                    rows.writerow([one.name, how, low, high, count, f"{mean:.4f}", f"{error:.4f}"])
+
+
+def table(networks: Sequence[WireAccuracy], edges: Sequence[float]) -> str:
+    """Accuracy against length as a Markdown table, each network as it was trained."""
+    heads = ["share of lamps that are right", *(f"{a:.0f} to {b:.0f} px" for a, b in itertools.pairwise(edges))]
+    lines = [heads, ["---"] * len(heads)]
+    lines += [[one.name, *(f"{one.share(a, b)[0]:.2f}" for a, b in itertools.pairwise(edges))] for one in networks]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def report(networks: Sequence[WireAccuracy], longest: float, out: Path) -> list[str]:
+    """Print the prediction, what came out and a table; write wires.png and wires.csv. Returns the verdict."""
+    found, edges = verdict(networks, longest), intervals(networks, longest)
+    print(*PREDICTION, *found, "", table(networks, edges), "", sep="\n")
+    draw_wires(networks, edges, longest, out / "wires.png")
+    write_shares(networks, edges, out / "wires.csv")
+    return found
 
 
 def draw_wires(networks: Sequence[WireAccuracy], edges: Sequence[float], longest: float, path: str | Path) -> None:

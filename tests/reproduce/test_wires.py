@@ -17,8 +17,17 @@ from ifpn.config.paths import CONF
 from ifpn.data import DetectionData
 from ifpn.errors import ConfigError
 from ifpn.predictor import Predictor
-from reproduce.inspect_checkpoint import body_of
-from reproduce.wires import WireAccuracy, draw_wires, longest_in_training, verdict, wire_accuracy
+from reproduce.inspect_checkpoint import body_of, describe_solver
+from reproduce.wires import (
+    WireAccuracy,
+    draw_wires,
+    intervals,
+    longest_in_training,
+    table,
+    verdict,
+    wire_accuracy,
+    write_shares,
+)
 from tests.reproduce.cases import make
 
 
@@ -46,10 +55,17 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 # Half the field of c3 is one cell of 8 px, the head has two convolutions; an application reaches three cells.
 @pytest.mark.parametrize(
-    ("row", "reach"), [("unroll_1", 8 * 6), ("stack_4", 8 * 15), ("none", 8 * 3), ("broyden", None)]
+    ("row", "reach", "name"),
+    [
+        ("unroll_1", 8 * 6, "i-FPN, 1 application"),
+        ("stack_4", 8 * 15, "stacked FPN, 4 blocks"),
+        ("none", 8 * 3, "no FPN"),
+        ("broyden", None, "i-FPN, equilibrium"),
+    ],
 )
-def test_each_row_of_the_experiment_is_measured(row: str, reach: float | None, root: Path) -> None:
+def test_each_row_of_the_experiment_is_measured(row: str, reach: float | None, name: str, root: Path) -> None:
     predictor, data = network(root, f"row={row}")
+    assert describe_solver(predictor) == name
     assert body_of(predictor).strides == (8, 16)
     found = wire_accuracy(predictor, data, [1, 3])
     assert found.reach == reach
@@ -104,6 +120,13 @@ def test_the_verdict_names_what_goes_against_the_prediction(tmp_path: Path) -> N
     assert far.endswith("no wire is longer than its reach of 400 px")
     assert fixed == "fixed point: 0.95 +- 0.02 up to 64 px; beyond, 0.50 with 1, 0.80 with 64 applications: rises"
     assert stuck.endswith("does not rise, against the prediction")
+    edges = intervals(networks, 64)
+    assert edges == [50, 64, 80, 96, 112, 121]
+    assert table(networks, [14, 64, 128]).splitlines()[2] == "| two blocks | 0.90 | 0.55 |"
+    write_shares(networks, [14, 64, 128], tmp_path / "wires.csv")
+    lines = (tmp_path / "wires.csv").read_text().splitlines()
+    assert len(lines) == 1 + 2 * (3 * 1 + 2 * 3)
+    assert lines[2] == "two blocks,own,64,128,100,0.5500,0.0497"  # sqrt(0.55 * 0.45 / 100)
     draw_wires(networks, [28, 64, 128], 64, tmp_path / "wires.png")
     with Image.open(tmp_path / "wires.png") as picture:
         assert picture.width > picture.height > 300
