@@ -166,7 +166,7 @@ def starts(arguments: Sequence[str]) -> None:
 def wires(arguments: Sequence[str]) -> None:
     """wires.png, wires.csv and wires.json."""
     from ifpn.predictor import load
-    from reproduce.wires import longest_in_training, report, wire_accuracy
+    from reproduce.wires import longest_in_training, report, told_apart, wire_accuracy
 
     folder = Path(arguments[0] if arguments else "runs/wires").expanduser()
     settings = read_settings(
@@ -182,6 +182,7 @@ def wires(arguments: Sequence[str]) -> None:
         longest = longest_in_training(predictor)
         networks.append(wire_accuracy(predictor, _data(predictor.config["data"], None), numbers))
         print(f"{path}: {networks[-1].name}")
+    networks = told_apart(networks, [path.parent.name for path in checkpoints])
     verdict = report(networks, longest, out)
     _write(out / "wires.json", {"networks": [vars(one) for one in networks], "verdict": verdict})
     print(f"In {out}: wires.png, wires.csv, wires.json")

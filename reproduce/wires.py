@@ -6,8 +6,9 @@ import csv
 import itertools
 import json
 import math
+from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -115,6 +116,13 @@ def verdict(networks: Sequence[WireAccuracy], longest: float) -> list[str]:
                 line += f"; beyond, {shown} applications: {rises}"
             lines.append(line)
     return lines
+
+
+def told_apart(networks: Sequence[WireAccuracy], runs: Sequence[str]) -> list[WireAccuracy]:
+    """The same, with the name of the run behind a name that several have."""
+    common = {name for name, count in Counter(one.name for one in networks).items() if count > 1}
+    pairs = zip(networks, runs, strict=True)
+    return [replace(one, name=f"{one.name} ({run})") if one.name in common else one for one, run in pairs]
 
 
 def intervals(networks: Sequence[WireAccuracy], longest: float) -> list[float]:

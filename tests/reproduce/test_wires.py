@@ -24,6 +24,7 @@ from reproduce.wires import (
     intervals,
     longest_in_training,
     table,
+    told_apart,
     verdict,
     wire_accuracy,
     write_shares,
@@ -120,6 +121,8 @@ def test_the_verdict_names_what_goes_against_the_prediction(tmp_path: Path) -> N
     assert far.endswith("no wire is longer than its reach of 400 px")
     assert fixed == "fixed point: 0.95 +- 0.02 up to 64 px; beyond, 0.50 with 1, 0.80 with 64 applications: rises"
     assert stuck.endswith("does not rise, against the prediction")
+    one, other, third = told_apart([networks[0], networks[3], networks[3]], ["a", "b", "c"])
+    assert [one.name, other.name, third.name] == ["two blocks", "fixed point (b)", "fixed point (c)"]
     edges = intervals(networks, 64)
     assert edges == [50, 64, 80, 96, 112, 121]
     assert table(networks, [14, 64, 128]).splitlines()[2] == "| two blocks | 0.90 | 0.55 |"
