@@ -17,6 +17,7 @@ from torch import Tensor
 from torchvision.ops import box_iou
 
 from ifpn.data import DetectionData
+from ifpn.data.wires import BULB, LAMP
 from ifpn.errors import ConfigError
 from ifpn.necks import StackedFPN
 from ifpn.necks.implicit import EquilibriumNeck
@@ -166,7 +167,7 @@ def report(networks: Sequence[WireAccuracy], longest: float, out: Path) -> list[
 
 def draw_wires(networks: Sequence[WireAccuracy], edges: Sequence[float], longest: float, path: str | Path) -> None:
     """Accuracy against length, and beyond the longest wire of training against applications."""
-    with figure(12.4, 4.8, path) as drawing:
+    with figure(12.4, 5.4, path) as drawing:
         drawing.suptitle("Does reach decide?", x=0.012, ha="left", fontsize=15, fontweight="bold")
         left, right = drawing.subplots(1, 2)
         for one, color in zip(networks, LINES, strict=False):
@@ -184,8 +185,7 @@ def draw_wires(networks: Sequence[WireAccuracy], edges: Sequence[float], longest
         right.set_xscale("log", base=2)
         for axes in (left, right):
             axes.axhline(0.5, color=FAINT, linestyle=":")
-            if axes.get_legend_handles_labels()[0]:
-                axes.legend(loc="upper right")
+        drawing.legend(*left.get_legend_handles_labels(), loc="outside lower center", ncols=4)  # covers no data
 
 
 def longest_in_training(predictor: Predictor) -> float:
@@ -197,7 +197,11 @@ def longest_in_training(predictor: Predictor) -> float:
 
 
 def _reach(predictor: Predictor) -> float | None:
-    """Pixels from a lamp's centre that count: applications, half the backbone's field, the head's convolutions."""
+    """Farthest distance of a lamp and a bulb of which one can see a part of the other.
+
+    Applications, half the backbone's field and the head's convolutions, from a cell at the edge of the lamp to the
+    edge of the bulb.
+    """
     body = body_of(predictor)
     solver = getattr(body.neck, "solver", None)
     if isinstance(solver, Equilibrium):
@@ -206,7 +210,7 @@ def _reach(predictor: Predictor) -> float | None:
     blocks = solver.steps if isinstance(solver, Unroll) else 0
     blocks = len(body.neck.blocks) if isinstance(body.neck, StackedFPN) else blocks
     convolutions = int(predictor.config["detector"]["head"]["num_convs"]) + 1
-    return float(stride * (CELLS * blocks + 1 + convolutions))
+    return stride * (CELLS * blocks + 1 + convolutions) + (LAMP + BULB) / 2
 
 
 def _judged(found: dict[str, Tensor], target: dict[str, Any]) -> list[bool]:

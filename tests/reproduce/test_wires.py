@@ -55,12 +55,13 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 # Half the field of c3 is one cell of 8 px, the head has two convolutions; an application reaches three cells.
+# A lamp and a bulb have radii of 6 and 4 px.
 @pytest.mark.parametrize(
     ("row", "reach", "name"),
     [
-        ("unroll_1", 8 * 6, "i-FPN, 1 application"),
-        ("stack_4", 8 * 15, "stacked FPN, 4 blocks"),
-        ("none", 8 * 3, "no FPN"),
+        ("unroll_1", 8 * 6 + 10, "i-FPN, 1 application"),
+        ("stack_4", 8 * 15 + 10, "stacked FPN, 4 blocks"),
+        ("none", 8 * 3 + 10, "no FPN"),
         ("broyden", None, "i-FPN, equilibrium"),
     ],
 )
