@@ -45,8 +45,7 @@ ADDED: dict[str, dict[str, Any]] = {
     },
     "ifpn.data.DefectPolicy": {"missing_size": "measure", "implausible": "refuse", "box_format": "xywh"},
     "ifpn.necks.ImplicitFPN": {
-        **{"block": "basic", "random_start": 0.0},
-        **{"jacobian_every": 1.0, "contraction_penalty": 0.0, "contraction_margin": 0.9},
+        **{"block": "basic", "random_start": 0.0, "jacobian_every": 1.0},
     },
     "ifpn.solvers.Equilibrium": {
         **{
@@ -71,6 +70,8 @@ ADDED: dict[str, dict[str, Any]] = {
 REMOVED: dict[str, dict[str, Any]] = {
     "ifpn.necks.ImplicitFPN": {"start": "zero", "correction_weight": 0.0, "fine_every": 1}
 }
+# Class of a `_target_`: former settings of the training alone, so that a trained network is the same without them.
+DROPPED: dict[str, tuple[str, ...]] = {"ifpn.necks.ImplicitFPN": ("contraction_penalty", "contraction_margin")}
 # What no table can say: each changes a configuration in place, and leaves an upgraded one as it is.
 STEPS: list[Callable[[dict[str, Any]], None]] = [nest_detector]
 
@@ -117,6 +118,8 @@ def _add_and_remove(node: Any, whole: dict[str, Any]) -> None:
         for key, value in ADDED.get(target, {}).items() if isinstance(target, str) else ():
             linked = isinstance(value, str) and value.startswith("${")
             node.setdefault(key, whole.get(value[2:-1]) if linked else copy.deepcopy(value))
+        for key in DROPPED.get(target, ()) if isinstance(target, str) else ():
+            node.pop(key, None)
         for key, off in REMOVED.get(target, {}).items() if isinstance(target, str) else ():
             if node.pop(key, off) != off:
                 raise ConfigError(f"neck.{key}: is no setting any more. Use the commit that trained this network.")

@@ -30,15 +30,7 @@ class EquilibriumOptions:
     jacobian_penalty: float
     compile: bool
     jacobian_every: float = 1.0
-    contraction_penalty: float = 0.0
-    contraction_margin: float = 0.9
     random_start: float = 0.0
-
-    @property
-    def differentiated_twice(self) -> str:
-        """The penalty that is on and needs second derivatives of G, by name and value; else empty."""
-        weights = {name: getattr(self, name) for name in ("jacobian_penalty", "contraction_penalty")}
-        return next((f"{name}={weight}" for name, weight in weights.items() if weight > 0), "")
 
 
 @contextmanager

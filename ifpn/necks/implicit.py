@@ -77,10 +77,10 @@ class EquilibriumNeck(Neck):
         self.g = g_factory(out_channels, self.num_levels)
         self.solver: FixedPointSolver = Equilibrium() if options.solver is None else options.solver
         self.options = options
-        if options.differentiated_twice and any(isinstance(m, DeformableConv) for m in self.g.modules()):
+        if options.jacobian_penalty > 0 and any(isinstance(m, DeformableConv) for m in self.g.modules()):
             raise UserError(
-                f"{options.differentiated_twice}: must be 0 with deformable kernels, which cannot be differentiated "
-                "twice. Set it to 0, or csc.deform=false."
+                f"jacobian_penalty={options.jacobian_penalty}: must be 0 with deformable kernels, which cannot be "
+                "differentiated twice. Set it to 0, or csc.deform=false."
             )
         self.compile_g = options.compile
         self._compiled: Callable[..., Levels] | None = None
@@ -326,11 +326,8 @@ class ImplicitFPN(EquilibriumNeck):
         add_input: the neck returns P* + B, the argument of G, instead of P*: a short way for the gradient from
             the head to the backbone.
         jacobian_penalty: weight of the estimated ||dG/dP||_F^2 / D at P* in `auxiliary_losses["jacobian"]`.
-        jacobian_every: share of the training steps, drawn at random, that compute this penalty and the next one,
-            at full weight (0.08 in MDEQ's configurations).
-        contraction_penalty: weight of the mean of max(0, 1ᵀ dG/dP - margin)^2 at P* in
-            `auxiliary_losses["contraction"]`: zero where G contracts (`ifpn.solvers.contraction_penalty`).
-        contraction_margin: the margin.
+        jacobian_every: share of the training steps, drawn at random, that compute this penalty, at full weight
+            (0.08 in MDEQ's configurations).
         random_start: share of the training images that start from noise of the scale of B instead of zero, so that
             the answer does not come to depend on the start.
         compile: `torch.compile` for the evaluations that search P*; the graded one stays eager.
@@ -361,8 +358,6 @@ class ImplicitFPN(EquilibriumNeck):
         add_input: bool = False,
         jacobian_penalty: Weight = 0.0,
         jacobian_every: Annotated[float, Ge(0.001), Le(1)] = 1.0,
-        contraction_penalty: Weight = 0.0,
-        contraction_margin: Weight = 0.9,
         random_start: Probability = 0.0,
         compile: bool = False,
     ) -> None:
@@ -381,8 +376,6 @@ class ImplicitFPN(EquilibriumNeck):
             add_input=add_input,
             jacobian_penalty=jacobian_penalty,
             jacobian_every=jacobian_every,
-            contraction_penalty=contraction_penalty,
-            contraction_margin=contraction_margin,
             random_start=random_start,
             compile=compile,
         )

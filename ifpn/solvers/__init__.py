@@ -17,7 +17,7 @@ from ifpn.solvers.fixed_point import Forward, Implicit, OneStep, Phantom, Unroll
 from ifpn.solvers.iterate import solve
 from ifpn.solvers.picard import Picard
 from ifpn.solvers.solution import Solution, Stats, Status
-from ifpn.solvers.spectral import contraction_penalty, jacobian_penalty, spectral_radius
+from ifpn.solvers.spectral import jacobian_penalty, spectral_radius
 
 __all__ = [
     "GMRES",
@@ -36,7 +36,6 @@ __all__ = [
     "Status",
     "Unroll",
     "Unrolled",
-    "contraction_penalty",
     "fixed_point",
     "jacobian_penalty",
     "solve",

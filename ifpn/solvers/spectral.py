@@ -63,33 +63,10 @@ def jacobian_penalty(y: Tensor, z: Tensor) -> Tensor:
     Raises:
         ValueError: y was not computed from z, or z does not require grad.
     """
-    return _product(y, z, torch.randn_like(y)).square().mean()
-
-
-def contraction_penalty(y: Tensor, z: Tensor, margin: float = 0.9) -> Tensor:
-    """Mean of max(0, Jᵀ1 - margin)², a scalar, differentiable in what y depends on.
-
-    Jᵀ1 are the column sums of J. Where they stay below the margin the penalty and its gradient are zero, so it bounds
-    the Jacobian without making it smaller than need be (Linsley et al., Stable and Expressive Recurrent Vision Models,
-    2020). The sums are signed: a proxy, not a bound of the spectral radius.
-
-    Args:
-        y: f(z), (B, ...), computed from z under autograd.
-        z: (B, ...), requires grad.
-        margin: column sums up to here cost nothing.
-
-    Raises:
-        ValueError: y was not computed from z, or z does not require grad.
-    """
-    return (_product(y, z, torch.ones_like(y)) - margin).clamp_min(0).square().mean()
-
-
-def _product(y: Tensor, z: Tensor, v: Tensor) -> Tensor:
-    """Jᵀv with a graph of its own."""
     if not z.requires_grad or not y.requires_grad:
         raise ValueError("a penalty on the Jacobian needs y = f(z) computed under autograd from z.requires_grad_()")
-    (product,) = torch.autograd.grad(y, z, v, create_graph=True, allow_unused=True)
+    (product,) = torch.autograd.grad(y, z, torch.randn_like(y), create_graph=True, allow_unused=True)
     if product is None:
         raise ValueError("a penalty on the Jacobian: y does not depend on z; pass the z that f was called with")
-    found: Tensor = product
-    return found
+    penalty: Tensor = product.square().mean()
+    return penalty

@@ -148,3 +148,8 @@ def test_a_setting_that_came_and_went_is_dropped_where_it_was_off() -> None:
     stored["neck"]["start"] = "learned"
     with pytest.raises(ConfigError, match=r"neck\.start: is no setting any more"):
         migrate(stored)
+
+
+def test_a_former_setting_of_the_training_alone_does_not_keep_a_network_from_being_read() -> None:
+    stored = {"neck": {"_target_": "ifpn.necks.ImplicitFPN", "contraction_penalty": 0.5, "contraction_margin": 0.8}}
+    assert not [key for key in migrate(stored)["neck"] if key.startswith("contraction")]

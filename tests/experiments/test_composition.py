@@ -125,8 +125,6 @@ def test_presets_of_small_scales_do_not_reach_the_papers_neck(table: Table, row:
         assert neck["residual_block"] is (row.name != "csc")
         # Whatever else the neck may learn to do is not the paper's, so it must be off.
         others = set(neck) - set(PAPERS_NECK) - {"_target_", "_partial_", "csc", "solver", "residual_block"}
-        # Of a penalty that is off.
-        others -= {"contraction_margin"}
         assert not [key for key in others if neck[key] not in (None, False, 0, WITHOUT.get(key))], others
         block = {key: value for key, value in neck["csc"].items() if isinstance(value, bool)}
         assert not any(value for key, value in block.items() if key not in ("_partial_", "separable")), block

@@ -20,37 +20,39 @@ def linear(radius: float, **options: Any) -> ImplicitFPN:
     return neck
 
 
-def test_contraction_penalty_of_a_turn() -> None:
-    """The column sums of [[c, -s], [s, c]] are c + s and c - s."""
-    for radius in (0.6, 1.2):
-        neck = linear(radius, contraction_penalty=0.5, contraction_margin=0.9)
+def test_jacobian_penalty_of_a_turn() -> None:
+    """J multiplies by a turn and the radius, so |J'v|² is radius² |v|²: in the mean over v, weight x radius²."""
+    torch.manual_seed(0)
+    radius, weight, draws = 0.6, 0.5, 20
+    neck = linear(radius, jacobian_penalty=weight)
+    losses = []
+    for _ in range(draws):
         neck(features(batch=3))
-        (found,) = neck.auxiliary_losses.values()
-        number = neck.g.get_parameter("csc.number")
-        c, s = number
-        expected = 0.5 * ((c + s - 0.9).clamp_min(0) ** 2 + (c - s - 0.9).clamp_min(0) ** 2) / 2
-        torch.testing.assert_close(found, expected)
-        for ours, theirs in zip(*(torch.autograd.grad(loss, number) for loss in (found, expected)), strict=True):
-            torch.testing.assert_close(ours, theirs)
-    assert list(neck.auxiliary_losses) == ["contraction"]
+        (loss,) = neck.auxiliary_losses.values()
+        losses.append(loss)
+    number = neck.g.get_parameter("csc.number")
+    found = torch.stack(losses).mean()
+    # |v|² / N of one draw has the standard deviation sqrt(2 / N); N is 3 x 8 x 80, so 0.03 is four of the mean
+    torch.testing.assert_close(found, weight * number.square().sum(), rtol=0.03, atol=0)
+    ours, theirs = (torch.autograd.grad(loss, number)[0] for loss in (found, weight * number.square().sum()))
+    torch.testing.assert_close(ours, theirs, rtol=0.03, atol=0)
+    assert list(neck.auxiliary_losses) == ["jacobian"]
     neck.eval()(features(batch=3))
     assert neck.auxiliary_losses == {}
 
 
 @pytest.mark.slow
-def test_penalties_come_in_a_share_of_the_steps_at_full_weight() -> None:
-    neck = linear(1.2, contraction_penalty=0.5, jacobian_penalty=0.1, jacobian_every=0.25)
-    full = linear(1.2, contraction_penalty=0.5)
-    full(features(batch=3))
+def test_the_penalty_comes_in_a_share_of_the_steps_at_full_weight() -> None:
+    neck = linear(1.2, jacobian_penalty=0.1, jacobian_every=0.25)
     seen: list[bool] = []
     for seed in range(100):
         torch.manual_seed(seed)
         neck(features(batch=3))
         losses = dict(neck.auxiliary_losses)
-        assert list(losses) in ([], ["jacobian", "contraction"])
+        assert list(losses) in ([], ["jacobian"])
         seen.append(bool(losses))
-        if losses:
-            torch.testing.assert_close(losses["contraction"], full.auxiliary_losses["contraction"])
+        if losses:  # 0.1 x 1.2², not a quarter of it
+            torch.testing.assert_close(losses["jacobian"].item(), 0.144, rtol=0.3, atol=0)
         torch.manual_seed(seed)  # a resumed step draws the same
         neck(features(batch=3))
         again: dict[str, Tensor] = neck.auxiliary_losses

@@ -21,7 +21,6 @@ from ifpn.solvers import (
     Status,
     Unroll,
     Unrolled,
-    contraction_penalty,
     fixed_point,
     jacobian_penalty,
     spectral_radius,
@@ -129,16 +128,6 @@ def test_spectral_radius_leaves_the_random_numbers_alone() -> None:
     before = torch.get_rng_state()
     spectral_radius(torch.sin, torch.zeros(2, 4), 3)
     assert torch.equal(before, torch.get_rng_state())
-
-
-def test_contraction_penalty_is_that_of_the_column_sums_and_zero_below_the_margin() -> None:
-    w = torch.tensor([[0.5, 0.2], [0.9, 0.3]], dtype=torch.float64, requires_grad=True)  # column sums 1.4 and 0.5
-    z = torch.randn(3, 2, dtype=torch.float64).requires_grad_()
-    penalty = contraction_penalty(z @ w.T, z, margin=0.9)
-    assert penalty.item() == pytest.approx(0.5**2 / 2)
-    (grad,) = torch.autograd.grad(penalty, w)
-    torch.testing.assert_close(grad, torch.tensor([[0.5, 0.0], [0.5, 0.0]], dtype=torch.float64))
-    assert contraction_penalty(z @ w.T, z, margin=1.4).item() == 0
 
 
 def test_jacobian_penalty_is_the_frobenius_norm_and_can_be_trained() -> None:
