@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+from ifpn.config.paths import CONF
 from ifpn.errors import ConfigError
 
 # Settings that hold a path. Hydra's grammar would read `~`, `(`, `,` or a space in them as syntax.
@@ -14,16 +15,38 @@ PATHS = frozenset(
 )
 # What Hydra would read as a number or a switch: folders are called 2024, 1e3 or on, too.
 _NUMBER_OR_SWITCH = re.compile(r"[+-]?[\d_.]+(e[+-]?\d+)?|[+-]?(inf|nan)|true|false", re.IGNORECASE)
+# Lists of a sweep that Hydra must read itself: its functions, and what is quoted already.
+_SWEPT = re.compile(r"(choice|range|glob|sort|shuffle|tag)\(|.*['\"]", re.DOTALL)
 _PLAIN = re.compile(r"[\w./+@%-]*")
 
 
 def quote_paths(arguments: list[str]) -> list[str]:
     """`key=path` becomes `key="path"` with `~` expanded, where Hydra could not read the path as it stands.
 
-    Values that are already quoted, and interpolations (`${…}`), are left alone; so are lists of values in a sweep (-m).
+    Values that are already quoted, and interpolations (`${…}`), are left alone. In a sweep (-m, or an experiment which
+    is one) a comma separates paths, unless the whole is a path that is there.
     """
-    sweep = not {"-m", "--multirun"}.isdisjoint(arguments)
-    return [a if sweep and "," in a else _quoted(a) for a in arguments]
+    sweep = _sweeps(arguments)
+    return [_each_quoted(a) if sweep else _quoted(a) for a in arguments]
+
+
+def _sweeps(arguments: list[str]) -> bool:
+    """Whether Hydra will run several jobs."""
+    settings = dict(a.partition("=")[::2] for a in arguments)
+    mode = settings.get("hydra.mode")
+    if mode is not None or not {"-m", "--multirun"}.isdisjoint(arguments):
+        return mode != "RUN"
+    experiment = CONF / "experiment" / f"{settings.get('experiment', '')}.yaml"
+    return experiment.is_file() and "mode: MULTIRUN" in experiment.read_text(encoding="utf-8")
+
+
+def _each_quoted(argument: str) -> str:
+    key, _, value = argument.partition("=")
+    if key.lstrip("+") not in PATHS or _SWEPT.match(value):
+        return argument
+    if Path(value).expanduser().exists():
+        return _quoted(argument)
+    return f"{key}=" + ",".join(_quoted(f"{key}={part}").partition("=")[2] for part in value.split(","))
 
 
 def _quoted(argument: str) -> str:
@@ -57,7 +80,7 @@ def expand_seeds(arguments: list[str]) -> list[str]:
         raise ConfigError(f"seeds={number}: must be a whole number from 1 to 1000, the number of seeds of a sweep.")
     if any(a.startswith("seed=") for a in arguments):
         raise ConfigError(f"seeds={number}: cannot stand beside seed=…; seeds=3 is seed=0,1,2.")
-    if {"-m", "--multirun"}.isdisjoint(arguments) and not any(a.startswith("experiment=") for a in arguments):
+    if not _sweeps(arguments):
         raise ConfigError(f"seeds={number}: is of a sweep: add -m, or give one seed=…")
     numbers = ",".join(map(str, range(int(number))))
     return [*(a for a in arguments if not a.startswith("seeds=")), f"seed={numbers}"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from importlib import import_module
 from types import ModuleType
@@ -36,6 +37,8 @@ ALLOWED = (
     "pytorch_lightning.profilers.",
     "pytorch_lightning.strategies.",
 )
+# A user's own packages, several with commas; below them everything may be named, also by a checkpoint.
+OWN_PACKAGES = "IFPN_PACKAGES"
 # Lightning exports classes of its other package as its own.
 SAME_HOME = {"lightning_fabric": "pytorch_lightning"}
 
@@ -44,8 +47,9 @@ def check_targets(node: Any, allowed: Sequence[str] = ALLOWED) -> None:
     """Check every `_target_` below `node`, a mapping or list, nested.
 
     Raises:
-        ConfigError: one is outside `allowed`, or is not a class or function of a module there.
+        ConfigError: one is outside `allowed` and the user's own packages, or no class or function of a module there.
     """
+    allowed = (*allowed, *own_packages())
     for path, target in targets(node, ""):
         if not isinstance(target, str) or not _has_allowed_prefix(target, allowed):
             raise ConfigError(_refusal(path, target, allowed))
@@ -56,11 +60,25 @@ def check_targets(node: Any, allowed: Sequence[str] = ALLOWED) -> None:
             raise ConfigError(_refusal(path, target, allowed))
 
 
+def own_packages() -> tuple[str, ...]:
+    """What the environment variable `IFPN_PACKAGES` allows, in the form of `ALLOWED`.
+
+    Raises:
+        ConfigError: it holds what is no name of a package.
+    """
+    names = [name for part in os.environ.get(OWN_PACKAGES, "").split(",") if (name := part.strip().removesuffix("."))]
+    for name in names:
+        if not all(word.isidentifier() for word in name.split(".")):
+            raise ConfigError(f"{OWN_PACKAGES}: {name!r} must be the name of a Python package or module, as in import.")
+    return tuple(f"{name}." for name in names)
+
+
 def _refusal(path: str, target: object, allowed: Sequence[str]) -> str:
     return (
         f"{path}={target!r:.200} is not allowed: a configuration may only name classes and functions that are defined "
         f"in {', '.join(a.removesuffix('.') for a in allowed)}. "
-        "Add your own package to ALLOWED in ifpn/config/allowlist.py."
+        f"To use a package of your own, name it in the environment, {OWN_PACKAGES}=mypackage, here and wherever its "
+        "checkpoints are opened."
     )
 
 

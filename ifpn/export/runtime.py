@@ -53,7 +53,7 @@ class OnnxDetector(nn.Module):
         if fixed and list(image.shape[1:]) != fixed:
             raise ConfigError(
                 f"an image of {image.shape[2]} x {image.shape[1]} px: this file takes {fixed[1]} x {fixed[0]} only. "
-                "Export with dynamic=true for any size."
+                "Scale or pad it to that size; or export with dynamic=true, which most detectors take (docs/export.md)."
             )
         batch = self.shape[0] if isinstance(self.shape[0], int) else 1
         boxes, scores, labels, count = self.session.run(None, {"images": np.repeat(image[None], batch, axis=0)})

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 import ifpn
+from ifpn.csc import NASFPNCell
 from ifpn.errors import ConfigError
 from ifpn.export.graph import ExportedDetector
 from ifpn.layers.deform import DeformableConv, ModulatedDeformConv2d
@@ -88,10 +89,19 @@ def check_exportable(detector: nn.Module, form: str, dynamic: bool) -> None:
         raise ConfigError("a detector with deformable convolutions cannot be exported: no format has the operation.")
     if any(isinstance(part, MDEQNeck) for part in detector.modules()):
         raise ConfigError("neck=mdeq cannot be exported: must be implicit, unroll, stack, fpn, pafpn or none.")
+    if (dynamic or form == "torchscript") and any(_pools_by_size(part) for part in detector.modules()):
+        raise ConfigError(
+            "csc=nasfpn with csc.attention=mm: must be exported with dynamic=false, nor as torchscript, which takes "
+            "any size: its pooling windows depend on the size of the image."
+        )
     if form == "torch_export" and dynamic:
         raise ConfigError(
             "format=torch_export dynamic=true: must be dynamic=false; onnx and torchscript take any size."
         )
+
+
+def _pools_by_size(part: nn.Module) -> bool:
+    return isinstance(part, NASFPNCell) and part.attention == "mm"
 
 
 def describe(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -17,13 +18,13 @@ def nearest(x: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 def max_pool_to(x: Tensor, size: tuple[int, int], kernel: tuple[int, int], fill: float) -> Tensor:
-    """Max-pooling of (N, C, h, w) to `size`, stride = kernel, padded with `fill` to `size * kernel`.
+    """Max-pooling of (N, C, h, w) to `size`, stride = kernel, padded with `fill` to `size * kernel`, no less than h, w.
 
     The padding is shared between both sides, the odd row or column at the end. `fill=-inf` leaves the
     border out of the maximum (TensorFlow's SAME).
     """
     (h, w), (rows, columns) = size_of(x), size
-    down, right = max(0, rows * kernel[0] - h), max(0, columns * kernel[1] - w)
-    if down or right:
+    down, right = rows * kernel[0] - h, columns * kernel[1] - w
+    if torch.jit.is_tracing() or down or right:  # a recorded graph pads at every size, by what that size needs
         x = F.pad(x, (right // 2, right - right // 2, down // 2, down - down // 2), value=fill)
     return F.max_pool2d(x, kernel_size=kernel, stride=kernel)

@@ -51,6 +51,11 @@ class Progress:
     regime: Regime = "normal"
     readings: list[float] = field(default_factory=list)
 
+    @property
+    def radius(self) -> float | None:
+        """The median of the last three readings; None before there are three."""
+        return statistics.median(self.readings) if len(self.readings) == READINGS else None
+
     def observe(self, radius: float, easy: Budget | None, hard: Budget | None) -> None:
         """Take a reading into account. One that is not finite says that there is no fixed point: above any border."""
         first = not self.readings

@@ -55,6 +55,20 @@ def test_in_a_sweep_a_comma_separates_folders() -> None:
     assert quote_paths(["-m", "data.root=a,b", "run_dir=my runs"]) == ["-m", "data.root=a,b", 'run_dir="my runs"']
 
 
+def test_an_experiment_that_sweeps_does_so_without_m(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`python train.py experiment=sets data.root=a,b` of docs/reproduce.md is two data sets."""
+    monkeypatch.chdir(tmp_path)
+    assert quote_paths(["experiment=sets", "data.root=a,b"]) == ["experiment=sets", "data.root=a,b"]
+    each = quote_paths(["experiment=sets", "data.root=~/a,my data,2024"])[1]
+    assert each == f'data.root={Path.home()}/a,"my data","2024"'
+    for single in (["experiment=sets", "hydra.mode=RUN"], ["experiment=debug/overfit"], []):
+        assert quote_paths([*single, "data.root=a,b"])[-1] == 'data.root="a,b"'
+    for hydras in ('"a b",c', "choice(a,b)", "glob(*)"):
+        assert quote_paths(["-m", f"data.root={hydras}"]) == ["-m", f"data.root={hydras}"]
+    (tmp_path / "a,b").mkdir()  # a folder of this name can only be meant
+    assert quote_paths(["-m", "data.root=a,b"]) == ["-m", 'data.root="a,b"']
+
+
 def test_seeds_are_a_sweep_over_seed() -> None:
     assert expand_seeds(["-m", "seeds=3", "neck=fpn"]) == ["-m", "neck=fpn", "seed=0,1,2"]
     assert expand_seeds(["experiment=table4", "seeds=1"]) == ["experiment=table4", "seed=0"]

@@ -105,6 +105,8 @@ def test_the_comparison_sees_what_is_not_the_same() -> None:
         ("detector=atss", "neck=fpn"),
         ("detector=retina", "neck=stack", "csc=dense", "neck.repeats=1", "neck.inject=true", "stabilise=true"),
         ("detector=faster_rcnn", "neck=implicit", "csc=none", "stabilise=true"),
+        ("detector=autoassign", "neck=implicit", "csc=bifpn", "stabilise=true"),
+        ("detector=autoassign", "neck=implicit", "csc=nasfpn", "stabilise=true"),
     ],
     ids=" ".join,
 )
@@ -113,7 +115,7 @@ def test_onnx_files_take_any_size(overrides: tuple[str, ...], tmp_path: Path) ->
     file = load(written(predictor, tmp_path / "model.onnx"), score_threshold=0.0)
     session = file.detector.session  # type: ignore[union-attr]
     batch = 1 if "faster_rcnn" in overrides[0] else 2
-    for height, width in ((72, 96), (90, 53)):
+    for height, width in ((72, 96), (90, 53), (61, 150)):
         images = noise(batch, height, width)
         assert_same(session.run(None, {"images": torch.stack(images).numpy()}), predictor, images)
     assert file.class_names == predictor.class_names
@@ -126,7 +128,7 @@ def test_onnx_files_take_any_size(overrides: tuple[str, ...], tmp_path: Path) ->
     "overrides",
     [
         ("detector=fcos", "neck=implicit", "csc=bifpn", "stabilise=true"),
-        ("detector=atss", "neck=implicit", "csc=nasfpn", "stabilise=true"),
+        ("detector=autoassign", "neck=implicit", "csc=nasfpn", "csc.attention=mm", "stabilise=true"),
     ],
     ids=" ".join,
 )
@@ -190,6 +192,11 @@ def test_what_cannot_be_exported_is_refused() -> None:
         check_exportable(fpn, "tflite", True)
     with pytest.raises(ConfigError, match="dynamic=false"):
         check_exportable(fpn, "torch_export", True)
+    pooling = detector("detector=atss", "neck=implicit", "csc=nasfpn", "csc.attention=mm").detector
+    for form, dynamic in (("onnx", True), ("torchscript", True), ("torchscript", False)):
+        with pytest.raises(ConfigError, match=r"csc\.attention=mm: must be exported with dynamic=false"):
+            check_exportable(pooling, form, dynamic)
+    check_exportable(pooling, "onnx", False)
     with pytest.raises(ConfigError, match="solves no fixed point"):
         applications(fpn, 3)
     unrolled = iterated(detector("detector=atss", "neck=implicit"), 4).detector

@@ -151,6 +151,25 @@ def test_no_warning_without_a_reason(tmp_path: Path, caplog: pytest.LogCaptureFi
     assert not caplog.records
 
 
+@quiet
+@pytest.mark.parametrize(
+    ("readings", "warned"), [([1.4, 1.2, 0.3], True), ([1.4, 1.2], False), ([1.4, 0.9, 0.8], False)]
+)
+def test_the_readings_that_choose_a_budget_warn_too(
+    readings: list[float], warned: bool, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Anderson's method finds this fixed point, so no residual tells that plain iteration would not."""
+    solver = Equilibrium(Anderson(), 15)
+    solver.progress.readings = readings
+    with caplog.at_level(logging.WARNING, "ifpn"):
+        fit(turning(0.5, solver), monitor(), tmp_path)
+    messages = [record.getMessage() for record in caplog.records]
+    assert len(messages) == warned
+    assert all(
+        "G does not contract: its spectral radius, the median of the last readings, is 1.20" in m for m in messages
+    )
+
+
 def test_a_reading_below_the_limit_starts_the_count_again() -> None:
     class Trainer:
         global_step, is_global_zero = 1, True

@@ -37,7 +37,8 @@ class SolverMonitor(Callback):
             measurement costs about 35 evaluations of G and changes nothing in the training.
         spectral_products: vector-Jacobian products of a measurement.
         residual_limit: the warning comes when `forward_residual` was above this ...
-        patience: ... so many logged times in a row, or as soon as a measured spectral radius is above 1.
+        patience: ... so many logged times in a row, or as soon as a spectral radius measured here is above 1, or the
+            median of the last three that a solver measured to choose its budget.
     """
 
     def __init__(
@@ -92,6 +93,7 @@ class SolverMonitor(Callback):
             if not _unrolls(equilibrium_neck(pl_module)):
                 self._check_residual(trainer)
         self._log_spectral_radius(trainer, pl_module)
+        self._check_chosen_by(trainer, equilibrium_neck(pl_module))
 
     def _log_solves(self, stats: Stats, pl_module: pl.LightningModule) -> None:
         for side, solution in (("forward", stats.forward), ("backward", stats.backward)):
@@ -121,6 +123,15 @@ class SolverMonitor(Callback):
         self.summary = {k: v for k, v in self.summary.items() if k not in MEASURED} | measured
         if radius > 1 and not _unrolls(neck):
             self._warn(trainer, f"G does not contract: its spectral radius at the fixed point is {radius:.2f}")
+
+    def _check_chosen_by(self, trainer: pl.Trainer, neck: EquilibriumNeck | None) -> None:
+        """The readings by which `solver=fast` chooses its budget tell, too."""
+        solver = getattr(neck, "solver", None)
+        radius = solver.progress.radius if isinstance(solver, Equilibrium) and not solver.progress.unrolled else None
+        if radius is not None and radius > 1:
+            self._warn(
+                trainer, f"G does not contract: its spectral radius, the median of the last readings, is {radius:.2f}"
+            )
 
     def _warn(self, trainer: pl.Trainer, what: str) -> None:
         """Once in a run, a resumed one included; the first rank speaks for all."""
