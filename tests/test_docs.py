@@ -34,6 +34,14 @@ def test_links_lead_to_pages_and_pictures(source: str) -> None:
     assert [t for t in local if t not in PAGES | GENERATED and not (ROOT / "docs" / t).is_file()] == []
 
 
+@pytest.mark.parametrize("page", sorted(PAGES))
+def test_links_work_in_the_repository_too(page: str) -> None:
+    """Most readers see these pages there, where no page is generated."""
+    text = re.sub(r"```.*?```", "", (ROOT / "docs" / page).read_text(), flags=re.DOTALL)
+    targets = re.findall(r"\]\(([^)#\s]+)[^)]*\)", text)
+    assert [t for t in targets if not t.startswith(("http", "mailto")) and not (ROOT / "docs" / t).exists()] == []
+
+
 def test_links_to_other_files_become_their_names() -> None:
     assert localise("[rows](../conf/row), [`train.py`](../train.py)", "docs") == "rows (`conf/row`), `train.py`"
     assert localise("[a](docs/data.md#b) ![c](docs/images/d.png)", "") == "[a](data.md#b) ![c](images/d.png)"

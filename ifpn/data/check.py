@@ -12,11 +12,12 @@ from typing import Any
 import numpy as np
 
 from ifpn.data.coco.annotations import CocoAnnotations, load_annotations
-from ifpn.data.coco.defects import KINDS, DataError, Defect, DefectPolicy
+from ifpn.data.coco.defects import KINDS, DataError, Defect, DefectLog, DefectPolicy
 from ifpn.data.coco.files import FolderListing
 from ifpn.data.coco.layout import choose_folder, find_split
 from ifpn.data.dataset import CocoDataset, ImageReading
 from ifpn.data.decode import BadImage, MissingImage
+from ifpn.data.held_back import held_back
 
 log = logging.getLogger(__name__)
 
@@ -102,23 +103,38 @@ def check_split(
     policy: DefectPolicy | None = None,
     reading: ImageReading | None = None,
     follow_links: bool = False,
+    val_share: float | None = None,
 ) -> tuple[SplitReport, CocoDataset]:
     """Check one split wholly, decoding every image. Refused kinds are reported, not raised.
 
+    With `val_share`, "train" and "val" are what a training makes of one file; the defects of its entries are those of
+    "train".
+
     Raises DataError only where nothing can be read at all (no file, no JSON, no classes).
     """
-    paths = find_split(root, split, annotations=annotations, images=images, follow_links=follow_links)
+    whole = val_share is not None
+    paths = find_split(
+        *(root, "train" if whole else split),
+        annotations=annotations,
+        images=images,
+        follow_links=follow_links,
+        unsplit=whole,
+    )
     rules = (policy or DefectPolicy()).report_only()
     found = load_annotations(
         paths.annotations,
         policy=rules,
-        split=split,
+        split=paths.split,
         keep_defects=1_000_000,
         measure=paths.measure,
         boxes_required=False,
     )
+    entries = found.log if split == "train" or not whole else DefectLog()
+    if val_share is not None:
+        held = held_back(found.file_names(), val_share)
+        found = found.select_images(np.flatnonzero(held if split == "val" else ~held))
     data = CocoDataset(found, choose_folder(paths, found.file_names()), boundary=paths.boundary, reading=reading)
-    defects, counts = list(found.log.defects), Counter(found.log.counts)
+    defects, counts = list(entries.defects), Counter(entries.counts)
     for index in range(len(data)):
         try:
             data.decode(index)
@@ -137,7 +153,7 @@ def check_split(
         classes=_classes(found),
         defects=defects,
         counts={kind: counts[kind] for kind in (*KINDS, "implausible", "missing_file", "bad_image") if counts[kind]},
-        notes=[*found.log.remarks(), *_notes(data)],
+        notes=[*entries.remarks(), *_notes(data)],
     )
     return report, data
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shutil
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
@@ -108,3 +110,44 @@ def test_the_command_writes_reports_and_says_by_its_status(
     assert main([str(tmp_path / "out"), "--out", str(tmp_path / "none")]) == 2
     with pytest.raises(ConfigError, match=r"data\.augment\.iou_crop=7"):
         main([str(root), "--out", str(tmp_path / "out"), "--iou-crop", "7"])
+
+
+def test_one_file_for_all_images_is_checked_as_it_is_trained(
+    coco_folder: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The halves of a training with data.val_share; a defect of the file is told once."""
+    root = coco_folder()
+    spoil(root)
+    shutil.move(root / "annotations/instances_train.json", root / "result.json")
+    shutil.rmtree(root / "annotations")
+    out = ["--out", str(tmp_path / "out")]
+    assert main([str(root), *out]) == 2
+    assert "data.val_share=0.1" in capsys.readouterr().out
+    for share in (["--val-share", "0.25"], ["data.val_share=0.25"]):
+        assert main([f"data.root={root}", *out, *share]) == 1
+        train, val = json.loads((tmp_path / "out/report.json").read_text())["splits"]
+        assert (train["split"], train["images"], val["split"], val["images"]) == ("train", 3, "val", 1)
+        together = Counter(train["counts"]) + Counter(val["counts"])
+        assert together == {"zero_area": 1, "malformed_box": 1, "unknown_image": 1, "missing_file": 1, "bad_image": 2}
+        assert not val["counts"].keys() & {"zero_area", "malformed_box", "unknown_image"}
+    kept = DetectionData(root, batch_size=1, seed=0, workers=0, val_share=0.25, check=False)
+    assert len(kept.val_dataset) == val["images"]
+    main([str(root), *out, "--val-share", "0"])
+    assert [one["split"] for one in json.loads((tmp_path / "out/report.json").read_text())["splits"]] == ["train"]
+    with pytest.raises(SystemExit):
+        main([str(root), *out, "--val-share", "1"])
+
+
+def test_the_box_format_of_a_training_is_that_of_the_check(coco_folder: Callable[..., Path], tmp_path: Path) -> None:
+    root = coco_folder()
+    for split in ("train", "val"):
+        path = root / f"annotations/instances_{split}.json"
+        content = json.loads(path.read_text())
+        for one in content["annotations"]:
+            x, y, w, h = one["bbox"]
+            one["bbox"] = [x, y, x + w, y + h]
+        path.write_text(json.dumps(content))
+    out = ["--out", str(tmp_path / "out")]
+    assert main([str(root), *out, "data.policy.box_format=xyxy"]) == 0
+    with pytest.raises(ConfigError, match=r"data\.policy\.box_format=corners: must be xywh"):
+        main([str(root), *out, "--box-format", "corners"])

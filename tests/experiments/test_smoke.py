@@ -42,6 +42,7 @@ def test_reports_speak_in_sentences(tmp_path: Path) -> None:
     for arguments, text in (
         ((str(tmp_path), "uot=x"), "uot does not exist. python report.py RUNS takes out. Did you mean out?"),
         ((str(tmp_path / "absent"),), "is neither a folder of runs nor one of"),
+        (("runs=x", "baseline=fpn"), "is: ifpn report runs=x baseline=fpn"),
     ):
         done = command("report.py", *arguments)
         assert done.returncode == 2
