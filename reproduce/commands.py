@@ -48,8 +48,8 @@ def run(arguments: Sequence[str]) -> None:
         tables(Path(first).expanduser(), rest)
     elif "=" in first:
         raise ConfigError(
-            f"{first}: python report.py takes a folder of runs or one of {', '.join(COMMANDS)}, for the paper's tables "
-            f"and figures. The table of any sweep, with differences to a baseline, is: ifpn report {' '.join(arguments)}"
+            f"{first}: python report.py takes a folder of runs or one of {', '.join(COMMANDS)}: the paper's tables and "
+            f"figures. The table of any sweep, with differences to a baseline, is: ifpn report {' '.join(arguments)}"
         )
     else:
         raise ConfigError(f"{first} is neither a folder of runs nor one of {', '.join(COMMANDS)}.")

@@ -25,6 +25,7 @@ def max_pool_to(x: Tensor, size: tuple[int, int], kernel: tuple[int, int], fill:
     """
     (h, w), (rows, columns) = size_of(x), size
     down, right = rows * kernel[0] - h, columns * kernel[1] - w
-    if torch.jit.is_tracing() or down or right:  # a recorded graph pads at every size, by what that size needs
+    recorded = torch._C._get_tracing_state() is not None
+    if recorded or down or right:  # a graph that is recorded pads at every size, by what that size needs
         x = F.pad(x, (right // 2, right - right // 2, down // 2, down - down // 2), value=fill)
     return F.max_pool2d(x, kernel_size=kernel, stride=kernel)

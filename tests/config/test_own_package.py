@@ -7,7 +7,7 @@ from typing import Any, cast
 
 import pytest
 from hydra import compose, initialize_config_dir
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import OmegaConf
 
 from ifpn.config.allowlist import check_targets
 from ifpn.config.build import build_detector
@@ -52,7 +52,7 @@ def test_an_own_neck_is_built_and_its_checkpoint_opened_where_its_package_is_nam
     stored = configuration()
     monkeypatch.setenv("IFPN_PACKAGES", "another, mine_of_a_user.")
     check_targets(stored)
-    built = build_detector(cast(DictConfig, OmegaConf.create(stored)), 3)
+    built = build_detector(OmegaConf.create(stored), 3)
     again = rebuild_detector(stored, 3, built.state_dict())
     assert type(again.body.neck).__name__ == "MyFPN"  # type: ignore[union-attr]
     stored["neck"]["_target_"] = "mine_of_a_user.os.system"  # reached through the package, not defined there
