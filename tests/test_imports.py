@@ -28,7 +28,7 @@ MAY = {  # a room, and the rooms it may import
     "runs": "config",
     "training": "config data evaluation necks plots runs solvers",
     "detections": "plots",
-    "export": "config detectors layers necks solvers",
+    "export": "config csc detectors layers necks solvers",
     "predictor": "config data detections detectors export necks runs",
     "cli": "config data detections evaluation export plots predictor runs solvers training",
     "__init__": "necks predictor solvers",
