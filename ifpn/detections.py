@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from operator import index
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -33,7 +34,7 @@ class SolverFacts(NamedTuple):
     evals: int
 
 
-@dataclass(frozen=True, repr=False)
+@dataclass(frozen=True, repr=False, eq=False)  # of tensors there is no single answer to "equal?"
 class Detections:
     """Detections of one image, best score first.
 
@@ -77,12 +78,16 @@ class Detections:
             if key not in _FIELDS:
                 raise KeyError(f"{key!r}: must be one of {', '.join(_FIELDS)}")
             return getattr(self, key)
+        if not isinstance(key, slice):
+            key = torch.as_tensor(key)
+            if key.dtype != torch.bool and key.ndim == 0:
+                key = index(key)
+            elif key.numel() == 0 and key.dtype != torch.bool:  # torch takes an empty list for numbers with a point
+                key = key.long()
         if isinstance(key, int):
             x1, y1, x2, y2 = self.boxes[key].tolist()
             label = int(self.labels[key])
             return Box((x1, y1, x2, y2), float(self.scores[key]), label, self.class_names[label])
-        if not isinstance(key, slice | Tensor):
-            key = torch.as_tensor(key)
         return replace(self, boxes=self.boxes[key], scores=self.scores[key], labels=self.labels[key])
 
     def keys(self) -> tuple[str, ...]:

@@ -6,34 +6,23 @@ import os
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from io import BytesIO
+from numbers import Integral, Real
 from pathlib import Path
+from threading import RLock
 from typing import Any, overload
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
-from PIL import Image
 from torch import Tensor, nn
 
-from ifpn.data import decode_image
+from ifpn.data.given import OneImage, to_tensor, unit_range
 from ifpn.detections import Detections, SolverFacts
 from ifpn.detectors.views import Found, detect_views, resized_to
-from ifpn.errors import ConfigError, UserError
+from ifpn.errors import ConfigError
 from ifpn.necks import EquilibriumNeck, Stream
 from ifpn.runs.hub import on_hub
 from ifpn.runs.restore import read_trained, restore_detector
 
 Size = int | Sequence[int] | None
-OneImage = str | os.PathLike[str] | bytes | Image.Image | NDArray[np.uint8] | Tensor
-ALLOWED = (
-    "a path, bytes of an image file, a Pillow image, a uint8 array (H, W, 3), "
-    "or a tensor (3, H, W), uint8 or floating point in 0..1"
-)
-
-
-class ImageError(UserError):
-    """An image of a shape, type or range that a detector does not take."""
 
 
 class Predictor:
@@ -74,7 +63,14 @@ class Predictor:
         self.config = config
         self.device = device
         self.score_threshold = _checked_threshold(score_threshold)
-        self.sizes, self.flip = _checked_sizes(size), flip
+        self.sizes, self.flip = self._views(size), flip
+        self._turn = RLock()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in vars(self).items() if name != "_turn"}  # a lock cannot be copied
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state, _turn=RLock())
 
     @overload
     def __call__(
@@ -108,6 +104,8 @@ class Predictor:
     ) -> Detections | list[Detections]:
         """Boxes of one image, or of each of a list of images, which go through the detector as one batch.
 
+        Several threads may call it; they take turns.
+
         Args:
             images: a path, the bytes of an image file, a Pillow image, a numpy array (H, W, 3) uint8 in RGB, a tensor
                 (3, H, W), uint8 or floating point in 0..1, or a list or tuple of any of these.
@@ -129,7 +127,7 @@ class Predictor:
         if not tensors:
             return []
         threshold = self.score_threshold if score_threshold is None else _checked_threshold(score_threshold)
-        views = self.sizes if size is None else _checked_sizes(size), self.flip if flip is None else flip
+        views = self.sizes if size is None else self._views(size), self.flip if flip is None else flip
         found = self._detect([unit_range(image) for image in tensors], *views)
         results = [
             self._result(*one, image, origin, threshold)
@@ -176,6 +174,8 @@ class Predictor:
         """
         from ifpn.export import applications, check_exportable, export  # of the extra 'export'
 
+        if getattr(self.detector, "resizes_itself", False):
+            raise ConfigError("this detector is an exported file already: export the checkpoint that it was made from.")
         check_exportable(self.detector, form, dynamic)
         facts = {"class_names": self.class_names, "category_ids": self.category_ids}
         facts |= {"score_threshold": self.score_threshold, "data": self.config.get("data")}
@@ -201,17 +201,25 @@ class Predictor:
             groups[image.shape].append(number)
         results: dict[int, tuple[Found, SolverFacts | None]] = {}
         for members in groups.values():
-            with _solver_facts(self._necks) as solved:
+            with self._turn, _solver_facts(self._necks) as solved:
                 found = detect_views(self.detector, [images[i].to(self.device) for i in members], sizes, flip)
             facts: Sequence[SolverFacts | None] = solved or [None] * len(members)
             results |= zip(members, zip(found, facts, strict=True), strict=True)
         return [results[i] for i in range(len(images))]
 
+    def _views(self, size: Size) -> tuple[int | None, ...]:
+        """The sizes to look at images in, checked."""
+        if size is not None and getattr(self.detector, "resizes_itself", False):
+            raise ConfigError(
+                f"size={size}: an exported file resizes by itself. Leave size out, or export with another."
+            )
+        return _checked_sizes(size)
+
     def _result(
         self, found: Mapping[str, Tensor], facts: SolverFacts | None, image: Tensor, origin: Any, threshold: float
     ) -> Detections:
         boxes, scores, labels = (found[name].cpu() for name in ("boxes", "scores", "labels"))
-        pixels = image if image.dtype == torch.uint8 else (image.float() * 255).round().to(torch.uint8)
+        pixels = image.clone() if image.dtype == torch.uint8 else (image.float() * 255).round().to(torch.uint8)
         source = Path(origin) if isinstance(origin, str | os.PathLike) else None
         classes = self.class_names, self.category_ids
         result = Detections(boxes, scores, labels, *classes, pixels.cpu(), facts, source)
@@ -242,77 +250,8 @@ def _solver_facts(necks: Sequence[EquilibriumNeck]) -> Iterator[list[SolverFacts
         facts += [SolverFacts(max(residuals), sum(evals)) for residuals, evals in pairs]
 
 
-def to_tensor(image: OneImage, *, bgr: bool = False) -> Tensor:
-    """An image of any accepted kind as a tensor (3, H, W), uint8 or floating point in 0..1.
-
-    Raises:
-        ImageError: another kind, shape, type or range.
-        BadImage: a file that cannot be decoded.
-    """
-    if isinstance(image, bytes | bytearray | memoryview):
-        with BytesIO(image) as buffer:
-            try:
-                return decode_image(Image.open(buffer))
-            except OSError as error:
-                raise ImageError(f"{len(image)} bytes that are no image file: must be {ALLOWED}.") from error
-    if isinstance(image, str) and image.startswith(("http://", "https://")):
-        raise ImageError(f"{image}: must be a file. Download it, and give the file or its bytes.")
-    if isinstance(image, str | os.PathLike):
-        return decode_image(Path(image))
-    if isinstance(image, Image.Image):
-        return decode_image(image)
-    if isinstance(image, np.ndarray):
-        return _from_array(image, bgr)
-    if isinstance(image, Tensor):
-        return _checked_tensor(image)
-    raise ImageError(f"an image of type {type(image).__name__}: must be {ALLOWED}.")
-
-
-def _from_array(image: NDArray[Any], bgr: bool) -> Tensor:
-    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or 0 in image.shape:
-        raise ImageError(
-            f"an array of {image.dtype} and shape {image.shape}: must be uint8 (H, W, 3), RGB.{_array_hint(image)}"
-        )
-    ordered = image[:, :, ::-1] if bgr else image
-    return torch.from_numpy(np.ascontiguousarray(ordered.transpose(2, 0, 1)))
-
-
-def _array_hint(image: NDArray[Any]) -> str:
-    if image.ndim == 4:
-        return " Give several images as a list: list(x)."
-    if image.ndim == 2:
-        return " Repeat the grey channel: np.stack([x] * 3, axis=2)."
-    if image.ndim == 3 and image.shape[2] == 4:
-        return " Leave the transparency out: x[:, :, :3]."
-    if image.ndim == 3 and image.shape[0] == 3:
-        return " Move the channels to the end: x.transpose(1, 2, 0)."
-    in_unit_range = image.dtype.kind == "f" and image.size > 0 and 0 <= image.min() <= image.max() <= 1
-    return " Bring it to 0..255: (x * 255).round().astype(np.uint8)." if in_unit_range else ""
-
-
-def _checked_tensor(image: Tensor) -> Tensor:
-    if image.ndim != 3 or image.shape[0] != 3 or 0 in image.shape or image.layout != torch.strided:
-        hint = " Give several images as a list: list(x)." if image.ndim == 4 else ""
-        raise ImageError(f"a tensor of shape {tuple(image.shape)}: must be (3, H, W), RGB, dense.{hint}")
-    if image.dtype == torch.uint8:
-        return image
-    if not image.is_floating_point():
-        raise ImageError(f"a tensor of {image.dtype}: must be uint8, or floating point in 0..1.")
-    values = image.detach()
-    low, high = float(values.min()), float(values.max())
-    if not (low >= 0 and high <= 1):  # NaN fails both
-        hint = " Divide by 255, or convert to uint8." if 0 <= low <= high <= 255 else ""
-        raise ImageError(f"a tensor of {image.dtype} with values from {low:g} to {high:g}: must be in 0..1.{hint}")
-    return values.float()
-
-
-def unit_range(image: Tensor) -> Tensor:
-    """uint8 to 0..1; floating point as it is."""
-    return image.float() / 255 if image.dtype == torch.uint8 else image
-
-
-def _checked_threshold(value: float) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 1:
+def _checked_threshold(value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, Real) or not 0 <= float(value) <= 1:
         raise ConfigError(f"score_threshold={value}: must be a number from 0 to 1.")
     return float(value)
 
@@ -321,11 +260,12 @@ def _checked_sizes(value: Size) -> tuple[int | None, ...]:
     several = isinstance(value, Sequence) and not isinstance(value, str)
     sizes: tuple[Any, ...] = tuple(value) if several else (value,)  # type: ignore[arg-type]
     for size in sizes:
-        if size is not None and (isinstance(size, bool) or not isinstance(size, int) or not 1 <= size <= 10_000):
+        whole = isinstance(size, Integral) and not isinstance(size, bool)
+        if size is not None and not (whole and 1 <= size <= 10_000):
             raise ConfigError(f"size={value}: must be a whole number of pixels from 1 to 10000, several, or None.")
     if not sizes:
         raise ConfigError("size=[]: must have at least one size.")
-    return sizes
+    return tuple(None if size is None else int(size) for size in sizes)
 
 
 def load(
@@ -350,8 +290,14 @@ def load(
     Raises:
         ConfigError: missing, damaged, or foreign file.
     """
-    if not on_hub(path) and Path(path).suffix == ".onnx":
-        return _load_onnx(Path(path), score_threshold, size, flip)
+    if not on_hub(path):
+        path = Path(path).expanduser()
+        if path.suffix == ".onnx":
+            if torch.device(pick_device(device)).type != "cpu" and device != "auto":
+                raise ConfigError(
+                    f"device={device}: must be cpu (or auto) for an .onnx file, which runs in onnxruntime."
+                )
+            return _load_onnx(path, score_threshold, size, flip)
     checkpoint = read_trained(path)
     metadata, detector = checkpoint["ifpn"], restore_detector(checkpoint, path)
     threshold = (metadata.get("score_threshold") or 0.0) if score_threshold is None else score_threshold
@@ -362,23 +308,29 @@ def load(
 def _load_onnx(path: Path, score_threshold: float | None, size: Size, flip: bool) -> Predictor:
     from ifpn.export.runtime import read_onnx  # of the extra 'export'
 
-    if size is not None:
-        raise ConfigError(f"size={size}: {path.name} resizes by itself. Leave size out, or export with another.")
     detector, facts = read_onnx(path)
     threshold = facts["score_threshold"] if score_threshold is None else score_threshold
     names, ids = facts["class_names"], facts["category_ids"]
-    return Predictor(detector, names, ids, {"data": facts["data"]}, torch.device("cpu"), threshold, flip=flip)
+    return Predictor(detector, names, ids, {"data": facts["data"]}, torch.device("cpu"), threshold, size, flip)
 
 
 def pick_device(device: str | torch.device) -> torch.device:
     """`auto` is a GPU if there is one.
 
     Raises:
-        ConfigError: a device that torch does not know.
+        ConfigError: a device that torch does not know, or that is not here.
     """
     if device == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
-        return torch.device(device)
-    except RuntimeError as error:
+        found = torch.device(device)
+    except (RuntimeError, TypeError) as error:
         raise ConfigError(f"device={device}: must be auto, cpu, cuda or cuda:N.") from error
+    try:
+        torch.zeros(1, device=found).item()
+    except Exception as error:  # torch has an exception of its own for each kind of device that is missing
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise ConfigError(
+            f"device={device}: cannot be used here ({reason}). Take device=auto or device=cpu."
+        ) from error
+    return found

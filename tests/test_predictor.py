@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import io
+import pickle
+import zlib
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +19,7 @@ from torch import Tensor, nn
 from ifpn.detections import Box, Detections
 from ifpn.errors import UserError
 from ifpn.necks import ImplicitFPN
-from ifpn.predictor import Predictor
+from ifpn.predictor import Predictor, pick_device
 from ifpn.solvers import Anderson, Equilibrium
 from tests.detectors.cases import make_detector
 
@@ -88,7 +92,7 @@ def test_every_kind_of_image_gives_the_same_boxes(detector: Predictor, array: np
         (lambda a: torch.full((3, 4, 4), torch.nan), "must be in 0..1"),
         (lambda a: torch.zeros(2, 3, 4, 4), r"list\(x\)"),
         (lambda a: torch.zeros(3, 4, 4, dtype=torch.int64), "int64: must be uint8"),
-        (lambda a: b"no picture", "10 bytes that are no image file"),
+        (lambda a: b"no picture", "an image of 10 bytes cannot be decoded"),
         (lambda a: 5, "type int: must be a path"),
         (lambda a: [a, None], "type NoneType"),
     ],
@@ -109,6 +113,9 @@ def test_a_result_is_indexed_like_a_list_a_mask_and_a_dictionary(detector: Predi
     assert found[found.scores > 0.5].names == found[:1].names == found[[0]].names == ["dog"]
     assert set(dict(found)) == {"boxes", "scores", "labels"}
     assert torch.equal(found["boxes"], found.boxes)
+    assert found[found.scores.argmax()] == found[np.argmax(found.labels.numpy())] == found[np.int64(0)] == found[0]
+    assert len(found[[]]) == len(found[np.zeros(2, bool)]) == 0
+    assert copy.deepcopy(found) != found  # of tensors there is no single answer, and no exception
     with pytest.raises(KeyError, match="must be one of boxes"):
         found["mask"]
     assert repr(found) == "<2 detections in 8 x 6: 1 dog, 1 cat, best score 0.90>"
@@ -125,6 +132,7 @@ def test_thresholds_at_load_and_per_call(array: np.ndarray) -> None:
     for wrong in (-1, 2, float("nan"), True, "0.5"):
         with pytest.raises(UserError, match=r"score_threshold=.*must be a number from 0 to 1"):
             detector(array, score_threshold=wrong)  # type: ignore[arg-type]
+    assert len(detector(array, score_threshold=np.float32(0.5), size=np.int64(32))) == 1  # type: ignore[arg-type]
     with pytest.raises(UserError, match="size=0: must be a whole number"):
         detector(array, size=0)
 
@@ -159,6 +167,65 @@ def test_every_image_knows_its_solve_also_beside_images_of_other_shapes() -> Non
     both = detector(images[0], flip=True).solver
     assert both.evals > together[0].evals
     assert both.residual >= together[0].residual * (1 - 1e-4)
+
+
+def test_a_result_keeps_what_was_looked_at(detector: Predictor, array: np.ndarray) -> None:
+    """Cameras write the next frame into the same memory."""
+    planes = np.ascontiguousarray(array.transpose(2, 0, 1))
+    for frame in (array.copy(), planes.transpose(1, 2, 0), torch.from_numpy(planes.copy())):
+        before = torch.as_tensor(frame).clone()
+        found = detector(frame)
+        frame[:] = 7
+        seen = before if isinstance(frame, Tensor) else before.permute(2, 0, 1)
+        assert torch.equal(found.image, seen)
+
+
+def test_bytes_are_read_by_the_rules_of_files(detector: Predictor, array: np.ndarray) -> None:
+    """An EPS would start an interpreter; a picture that claims too many pixels is no reason for Pillow's own error."""
+    for kind in ("EPS", "PCX", "ICO"):
+        buffer = io.BytesIO()
+        Image.fromarray(array).save(buffer, kind)
+        with pytest.raises(UserError, match=r"an image of \d+ bytes cannot be decoded: it is no picture in JPEG"):
+            detector(buffer.getvalue())
+    with pytest.raises(UserError, match="0 bytes cannot be decoded: it is empty"):
+        detector(b"")
+    buffer = io.BytesIO()
+    Image.fromarray(array).save(buffer, "PNG")
+    bomb = bytearray(buffer.getvalue())
+    bomb[16:24] = (30_000).to_bytes(4, "big") * 2
+    bomb[29:33] = zlib.crc32(bomb[12:29]).to_bytes(4, "big")
+    with pytest.raises(UserError, match="decompression bomb"):
+        detector(bytes(bomb))
+
+
+def test_threads_take_turns() -> None:
+    """A size of one call must not be that of another, nor stay, nor one's evaluations be counted for another."""
+    torch.manual_seed(0)
+    model = make_detector("fcos", neck=lambda **sizes: ImplicitFPN(**sizes, output_norm=True)).eval()
+    names = [str(k) for k in range(model.num_classes)]
+    detector = Predictor(model, names, list(range(model.num_classes)), {}, CPU)
+    before = model.transform.min_size, model.transform.max_size
+    image = torch.rand(3, 60, 90)
+    alone = {size: detector(image, size=size) for size in (None, 48, 80)}
+    with ThreadPoolExecutor(4) as pool:
+        many = list(pool.map(lambda size: (size, detector(image, size=size)), [None, 48, 80] * 4))
+    for size, found in many:
+        assert torch.equal(found.boxes, alone[size].boxes)
+        assert found.solver == alone[size].solver
+    assert (model.transform.min_size, model.transform.max_size) == before
+
+
+def test_a_detector_can_be_copied(detector: Predictor, array: np.ndarray) -> None:
+    for again in (copy.deepcopy(detector), pickle.loads(pickle.dumps(detector))):
+        assert torch.equal(again(array).boxes, detector(array).boxes)
+
+
+@pytest.mark.parametrize(
+    "device", ["cuda:77", "meta", "gpu", "mps" if not torch.backends.mps.is_available() else "cuda:77"]
+)
+def test_a_device_that_is_not_there_is_named(device: str) -> None:
+    with pytest.raises(UserError, match=f"^device={device}: "):
+        pick_device(device)
 
 
 def test_a_missing_package_is_named(detector: Predictor, array: np.ndarray, monkeypatch: pytest.MonkeyPatch) -> None:

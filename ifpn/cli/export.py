@@ -23,10 +23,14 @@ def export(cfg: DictConfig) -> Path:
     console = Console(highlight=False)
     if cfg.format not in SUFFIXES:
         raise ConfigError(f"format={cfg.format}: must be one of {', '.join(SUFFIXES)}.")
-    for name, value, high in (("batch", cfg.batch, 64), ("size", cfg.size, 4096), ("test_evals", cfg.test_evals, 100)):
+    limits = {"batch": 64, "size": 4096, "test_evals": 100, "height": 4096, "width": 4096}
+    for name, high in limits.items():
+        value = cfg[name]
         optional = value is None and name != "batch"
         if not optional and (isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= high):
             raise ConfigError(f"{name}={value}: must be a whole number from 1 to {high}.")
+    if not isinstance(cfg.dynamic, bool):
+        raise ConfigError(f"dynamic={cfg.dynamic}: must be true or false.")
     predictor = load(cfg.ckpt, "cpu", size=cfg.size)
     stem = Address.parse(cfg.ckpt, "ckpt").name if on_hub(cfg.ckpt) else str(Path(cfg.ckpt).with_suffix(""))
     path = Path(cfg.out or f"{stem}{SUFFIXES[cfg.format]}")

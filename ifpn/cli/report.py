@@ -34,12 +34,13 @@ def report(cfg: DictConfig) -> list[Contrast]:
     if not rows:
         reasons = "; ".join(f"{path}: {reason}" for path, reason in left[:3]) or "there is no result.json below it"
         raise ConfigError(f"runs={cfg.runs}: holds no finished run ({reasons}). Give the folder of a sweep.")
-    unknown = [metric for metric in cfg.metrics if metric not in METRICS]
+    metrics = [cfg.metrics] if isinstance(cfg.metrics, str) else list(cfg.metrics)
+    unknown = [metric for metric in metrics if metric not in METRICS]
     if unknown:
         raise ConfigError(f"metrics={unknown[0]}: must be one of {', '.join(METRICS)}.")
     by_name, contrasts, truths = {row.name: row for row in rows}, [], Truths(console)
     for name, a, b in asked_for(cfg, rows):
-        for metric in cfg.metrics:
+        for metric in metrics:
             pair = by_name[a], by_name[b]
             truth = truths.of(pair) if metric == "AP" and cfg.resamples else None
             resampled = None if truth is None else partial(truths.resampled, truth, cfg.resamples)

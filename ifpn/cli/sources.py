@@ -54,6 +54,8 @@ def find_sources(source: str, leave_out: Path, downloads: Path) -> Sources:
         DataError: nothing is there, or it is of a kind that this command does not take.
         BadImage: an address that cannot be read.
     """
+    if not source.strip():
+        raise DataError("source= has no value. Give an image, a folder, a pattern or an address.")
     if urlsplit(source).scheme in ("http", "https"):
         return _downloaded(source, downloads)
     path = Path(source).expanduser()
@@ -63,10 +65,12 @@ def find_sources(source: str, leave_out: Path, downloads: Path) -> Sources:
         return _listed(path)
     if not path.exists() and not path.is_symlink() and glob.has_magic(source):
         names = glob.glob(str(path), recursive=True)  # noqa: PTH207 (Path.glob takes no absolute pattern)
+        own = leave_out.resolve()
         found = sorted(Path(name) for name in names if Path(name).is_file())
+        found = [file for file in found if not file.resolve().is_relative_to(own)]
         if not found:
             raise DataError(f"source={source}: no file fits the pattern.")
-        return Sources(_common_folder(found), found)
+        return _together(found)
     folder = ImageFolder(source, leave_out=leave_out)
     return Sources(folder.root, list(folder.files), getattr(folder, "left_out_note", ""))
 
@@ -79,6 +83,13 @@ def _listed(path: Path) -> Sources:
     found = [path.parent / Path(line.strip()).expanduser() for line in lines if line.strip() and line[0] != "#"]
     if not found:
         raise DataError(f"source={path}: names no file. Write one path per line.")
+    return _together(found)
+
+
+def _together(found: list[Path]) -> Sources:
+    """Files from anywhere, each once, named below the folder that they have in common."""
+    if any(".." in file.parts for file in found):  # else a name could lead out of the folder of the results
+        found = [file.parent.resolve() / file.name for file in found]
     return Sources(_common_folder(found), list(dict.fromkeys(found)))
 
 

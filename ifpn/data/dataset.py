@@ -214,14 +214,14 @@ def _images_below(root: Path, leave_out: str | Path | None) -> tuple[list[Path],
     found: list[Path] = []
     others: list[str] = []
     for folder, inner, names in os.walk(root):  # does not follow links to folders, which may lead round in a circle
-        inner[:] = [name for name in inner if os.path.realpath(Path(folder, name)) != unwanted]
-        for name in names:
+        inner[:] = [n for n in inner if not n.startswith(".") and os.path.realpath(Path(folder, n)) != unwanted]
+        for name in (name for name in names if not name.startswith(".")):
             file = Path(folder, name)
             # a link that leads nowhere is listed, so that reading it says so; pipes and devices are not. Path.is_file
             # would raise where a folder may not be searched.
             if file.suffix.lower() in SUFFIXES and (os.path.isfile(file) or os.path.islink(file)):  # noqa: PTH113, PTH114
                 found.append(file)
-            elif not name.startswith("."):
+            else:
                 others.append(name)
     return sorted(found), sorted(others)
 

@@ -20,6 +20,7 @@ import importlib
 import stat
 import warnings
 from collections.abc import Callable, Iterator
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
@@ -62,12 +63,12 @@ class MissingImage(BadImage):
 
 
 def decode_image(
-    image: str | Path | Image.Image,
+    image: str | Path | bytes | Image.Image,
     *,
     annotated_size: tuple[int, int] | None = None,
     max_pixels: int = MAX_PIXELS,
 ) -> Tensor:
-    """Decode a file, or a Pillow picture, to a tensor (3, H, W) uint8 RGB.
+    """Decode a file, its bytes, or a Pillow picture, to a tensor (3, H, W) uint8 RGB.
 
     annotated_size: (width, height) in the annotation file, which decides about the frame (see above)
     max_pixels:     a picture that claims more is refused before anything is decoded
@@ -75,6 +76,7 @@ def decode_image(
     Raises BadImage for every file that is missing, broken, too large, or does not fit the annotated size.
     """
     name = "the picture" if isinstance(image, Image.Image) else str(image)
+    name = f"an image of {len(image)} bytes" if isinstance(image, bytes) else name
     with _opened(image, name) as picture:
         return _decode(picture, name, max_pixels, annotated_size)
 
@@ -92,7 +94,7 @@ def image_size(path: str | Path) -> tuple[int, int]:
 
 
 @contextlib.contextmanager
-def _opened(image: str | Path | Image.Image, name: str) -> Iterator[Image.Image]:
+def _opened(image: str | Path | bytes | Image.Image, name: str) -> Iterator[Image.Image]:
     """Open a picture; whatever is raised while it is used becomes a BadImage that names it."""
     try:
         # Metadata warnings are of no use here; a bomb warning becomes the error it announces
@@ -102,17 +104,20 @@ def _opened(image: str | Path | Image.Image, name: str) -> Iterator[Image.Image]
             if isinstance(image, Image.Image):
                 yield image
                 return
-            _require_file(image)
+            if not isinstance(image, bytes):
+                _require_file(image)
             # a handle, not a name: Pillow maps a file opened by name into memory, and then reads uncompressed
             # TIFFs that lie on their side with the wrong row length
-            with Path(image).open("rb") as file, Image.open(file, formats=FORMATS) as picture:
+            source = BytesIO(image) if isinstance(image, bytes) else Path(image).open("rb")  # noqa: SIM115  (closed below)
+            with source as file, Image.open(file, formats=FORMATS) as picture:
                 yield picture
     except BadImage:
         raise
     except FileNotFoundError as error:
         raise MissingImage(f"{name} does not exist") from error
     except UnidentifiedImageError as error:
-        what = "is empty" if Path(str(image)).stat().st_size == 0 else f"is no picture in {', '.join(FORMATS)}"
+        size = len(image) if isinstance(image, bytes) else Path(str(image)).stat().st_size
+        what = "is empty" if size == 0 else f"is no picture in {', '.join(FORMATS)}"
         raise BadImage(f"{name} cannot be decoded: it {what}") from error
     except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
         raise BadImage(f"{name} is a decompression bomb: {error}") from error
@@ -133,6 +138,8 @@ def _decode(picture: Image.Image, path: str, max_pixels: int, annotated: tuple[i
             f"{path} claims {width} x {height} pixels, and max_pixels={max_pixels} allows fewer. "
             "If the file is to be trusted, raise data.reading.max_pixels, or make the picture smaller"
         )
+    if picture.format == "PNG":  # asking for its tag decodes it, and what that raises would be taken for a broken tag
+        picture.load()
     early = _tag(picture)  # some plugins (TIFF) turn the picture while loading and drop the tag
     picture.load()
     late = _tag(picture)

@@ -28,6 +28,8 @@ class OnnxDetector(nn.Module):
         ConfigError: it cannot be read as a detector exported by ifpn.
     """
 
+    resizes_itself = True  # to the size that it was exported with
+
     def __init__(self, path: Path, threads: int = 0) -> None:
         super().__init__()
         runtime = needed("onnxruntime")

@@ -61,6 +61,10 @@ def export(
         ConfigError: a detector or a combination that cannot be exported, or a missing package.
     """
     check_exportable(detector, form, dynamic)
+    for name, value, most in (("height", height, 4096), ("width", width, 4096), ("batch", batch, 64)):
+        _check_whole(name, value, most)
+    if form == "onnx" and path.suffix != ".onnx":
+        raise ConfigError(f"{path}: a file of format=onnx must end in .onnx, by which ifpn.load knows it again.")
     graph = ExportedDetector(detector, evals)
     example = torch.randint(
         0, 256, (batch, 3, height, width), dtype=torch.uint8, generator=torch.Generator().manual_seed(0)
@@ -125,6 +129,7 @@ def applications(detector: nn.Module, asked: int | None) -> int:
     Raises:
         ConfigError: a number for a neck that solves nothing, or that has its own.
     """
+    _check_whole("test_evals", asked, 100)
     neck = next((m for m in detector.modules() if isinstance(m, EquilibriumNeck)), None)
     if neck is None:
         if asked is not None:
@@ -137,6 +142,11 @@ def applications(detector: nn.Module, asked: int | None) -> int:
             )
         return neck.solver.steps
     return (1 if neck.one_is_enough else 2) if asked is None else asked
+
+
+def _check_whole(name: str, value: object, most: int) -> None:
+    if value is not None and (isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= most):
+        raise ConfigError(f"{name}={value}: must be a whole number from 1 to {most}.")
 
 
 def needed(package: str, extra: str = "export") -> Any:

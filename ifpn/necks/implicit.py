@@ -170,7 +170,8 @@ class EquilibriumNeck(Neck):
             self.state = f.layout.views(p.detach().clone())  # the caller may change its levels in place
         if self.add_input:
             return [p_l + b_l for p_l, b_l in zip(levels, b, strict=True)]
-        return [level.contiguous() for level in levels]
+        # Of one image a level is a view of the state even where it is contiguous, and could not be changed in place.
+        return [level.clone(memory_format=torch.contiguous_format) for level in levels]
 
     @contextmanager
     def solving(self) -> Iterator[None]:

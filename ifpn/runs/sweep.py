@@ -141,7 +141,7 @@ def _content(path: Path) -> tuple[str, dict[str, Any] | None]:
         content = read_json(path)
     except ConfigError as error:
         return str(error).removeprefix(f"{path} "), None
-    if not isinstance(content, dict) or not isinstance(content.get("config"), dict) or "seed" not in content:
+    if not isinstance(content, dict) or not isinstance(content.get("config"), dict) or not _whole(content.get("seed")):
         return "is no result of a training", None
     if content.get("complete") is not True:
         return f"unfinished: stopped after {content.get('steps')} steps", None
@@ -149,6 +149,10 @@ def _content(path: Path) -> tuple[str, dict[str, Any] | None]:
     if not isinstance(summary, dict) or not all(_in_unit_range(summary.get(m, -1)) for m in METRICS):
         return "was never validated", None
     return "", content
+
+
+def _whole(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
 
 
 def _in_unit_range(value: object) -> bool:

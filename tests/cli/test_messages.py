@@ -112,9 +112,9 @@ def test_a_word_that_is_no_setting(word: str, words: str, tmp_path: Path, monkey
 
 
 def test_a_setting_that_must_be_given_is_named() -> None:
-    """Also where only another setting, here the folder of the run, asks for it."""
+    """Also where only another setting, here the folder of the report, asks for it."""
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        cfg = compose("report", return_hydra_config=True)
+        cfg = compose("report")
     with pytest.raises(OmegaConfBaseException) as caught:
-        OmegaConf.to_container(cfg.hydra.run, resolve=True, throw_on_missing=True)
+        OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
     assert format_error(caught.value) == "runs has no value: give it on the command line, runs=…."

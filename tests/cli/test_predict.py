@@ -158,8 +158,31 @@ def test_patterns_lists_and_names_that_are_numbers(
         "list": ["2024/a.jpg", "other/c.jpg"],
         "number": ["a.jpg", "b.png"],
     }
+    again = predict("**/*.jpg", tmp_path / "out")["images"]
+    assert [image["file_name"] for image in again] == found["pattern"]  # not the pictures that were drawn
     with pytest.raises(DataError, match="no file fits the pattern"):
         predict("none/*.jpg", tmp_path / "out")
+    with pytest.raises(DataError, match="source= has no value"):
+        predict(" ", tmp_path / "out")
+
+
+def test_nothing_is_written_beside_the_run_folder(predict: Callable[..., dict], tmp_path: Path) -> None:
+    """`..` in a list must not become part of a name."""
+    for name in ("photos/a.jpg", "b.jpg"):
+        picture(tmp_path / name)
+    (tmp_path / "photos/list.txt").write_text("a.jpg\n../b.jpg\n")
+    before = (tmp_path / "b.jpg").read_bytes()
+    for out in (tmp_path / "out", tmp_path / "photos/out"):
+        found = predict(tmp_path / "photos/list.txt", out)
+        assert [image["file_name"] for image in found["images"]] == ["photos/a.jpg", "b.jpg"]
+        assert names(out) == {"photos/a.jpg", "b.jpg"}
+    assert (tmp_path / "b.jpg").read_bytes() == before
+
+
+def test_hidden_files_and_folders_are_not_taken(predict: Callable[..., dict], tmp_path: Path) -> None:
+    for name in ("in/a.jpg", "in/.ipynb_checkpoints/a-checkpoint.jpg", "in/._a.jpg"):
+        picture(tmp_path / name)
+    assert [image["file_name"] for image in predict(tmp_path / "in", tmp_path / "out")["images"]] == ["a.jpg"]
 
 
 def test_an_address_is_fetched_or_refused(predict: Callable[..., dict], tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ import pytest
 import yaml
 from omegaconf import OmegaConf
 
+from ifpn.cli.main import main
 from ifpn.cli.report import report
 from ifpn.errors import ConfigError
 from ifpn.runs.sweep import read_sweep
@@ -206,3 +207,20 @@ def test_runs_started_by_hand_are_told_apart_by_their_settings(sweep: Path) -> N
 def test_what_is_not_there_is_named(sweep: Path, changes: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         report(configuration(sweep, **changes))
+
+
+def test_a_folder_that_is_not_there_is_not_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.argv", ["ifpn", "report", "runs=typo"])
+    with pytest.raises(SystemExit):
+        main()
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_single_metric_needs_no_list_and_a_spoilt_seed_no_traceback(sweep: Path) -> None:
+    found = report(configuration(sweep, baseline="fpn", metrics="AP"))
+    assert {one.metric for one in found} == {"AP"}
+    spoilt = next(sweep.rglob("result.json"))
+    spoilt.write_text(json.dumps({**json.loads(spoilt.read_text()), "seed": None}))
+    fewer = report(configuration(sweep, baseline="fpn", metrics="AP"))
+    assert sum(len(one.seeds) for one in fewer) < sum(len(one.seeds) for one in found)

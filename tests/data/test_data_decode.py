@@ -239,6 +239,28 @@ def dataset(folder: Path, names: list[str], training: bool = True, **reading: ob
     return CocoDataset(annotations, folder, augment=augment, reading=ImageReading(**reading))
 
 
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP", "GIF"])
+def test_a_damage_in_the_pixels_is_told_wherever_the_decoder_notices(tmp_path: Path, kind: str) -> None:
+    """Half of a picture must not come out black in silence."""
+    pixels = np.random.default_rng(0).integers(0, 255, (80, 96, 3), dtype=np.uint8)
+    file = tmp_path / f"a.{kind.lower()}"
+    Image.fromarray(pixels).save(file)
+    content = bytearray(file.read_bytes())
+    middle = len(content) // 2
+    content[middle : middle + 60] = bytes(255 - byte for byte in content[middle : middle + 60])
+    file.write_bytes(content)
+    try:
+        with Image.open(file) as picture:
+            picture.load()
+        noticed = False
+    except (OSError, SyntaxError, ValueError):
+        noticed = True
+    assert noticed or kind != "PNG"  # its checksums notice everything
+    if noticed:
+        with pytest.raises(BadImage, match="cannot be decoded"):
+            decode_image(file)
+
+
 def test_bad_images_are_refused_with_their_id(tmp_path: Path) -> None:
     broken_files(tmp_path)
     data = dataset(tmp_path, ["good.jpg", "half.jpg"])

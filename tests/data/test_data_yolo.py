@@ -47,6 +47,19 @@ def test_boxes_and_polygons_in_pixels(tmp_path: Path) -> None:
     assert not found.log.counts
 
 
+def test_key_points_behind_a_box_are_passed_over(tmp_path: Path) -> None:
+    """An even number of them looks like a polygon, and the box around them is another one."""
+    root = write(tmp_path, YAML + "kpt_shape: [4, 2]\n")
+    points = "0.45 0.45 0.55 0.45 0.45 0.55 0.55 0.55"
+    label(root, "labels/train/0.txt", f"0 0.5 0.5 0.2 0.25 {points}\n1 0.5 0.5 0.5 0.5\n")
+    report, data = check_split(root, "train")
+    assert data.annotations.boxes(0)[0].ravel() == pytest.approx([25.6, 18, 38.4, 30], abs=1e-4)
+    assert report.counts == {"malformed_box": 1}  # a line without its key points
+    (root / "data.yaml").write_text(YAML + "kpt_shape: many\n")
+    with pytest.raises(DataError, match="kpt_shape=many: must be two whole numbers"):
+        check_split(root, "train")
+
+
 def test_roboflows_layout_and_a_list_of_names(tmp_path: Path) -> None:
     root = write(tmp_path, "train: ../train/images\nval: ../valid/images\nnc: 1\nnames: [ball]\n", "{}/images", "valid")
     label(root, "train/labels/0.txt", "0 0.5 0.5 0.5 0.5")

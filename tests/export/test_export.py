@@ -205,6 +205,34 @@ def test_what_cannot_be_exported_is_refused() -> None:
         applications(unrolled, 2)
 
 
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"test_evals": 0}, "test_evals=0: must be a whole number from 1"),
+        ({"test_evals": -1}, "test_evals=-1: must be"),
+        ({"height": -5, "width": 9}, "height=-5: must be"),
+        ({"batch": 0}, "batch=0: must be"),
+    ],
+)
+def test_numbers_that_make_no_file_are_refused(settings: dict[str, int], message: str, tmp_path: Path) -> None:
+    predictor = detector("detector=atss", "neck=implicit", "stabilise=true")
+    with pytest.raises(ConfigError, match=message):
+        predictor.export(tmp_path / "a.onnx", **settings)  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match=r"must end in \.onnx"):
+        predictor.export(tmp_path / "a.bin")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_file_takes_no_other_size_and_is_no_source_of_another_file(tmp_path: Path) -> None:
+    file = load(written(detector("detector=atss", "neck=fpn"), tmp_path / "model.onnx"))
+    with pytest.raises(ConfigError, match="size=64: an exported file resizes by itself"):
+        file(noise(1, 72, 96)[0], size=64)
+    with pytest.raises(ConfigError, match="is an exported file already"):
+        file.export(tmp_path / "again.onnx")
+    with pytest.raises(ConfigError, match="device="):
+        load(tmp_path / "model.onnx", "cuda")
+
+
 def test_foreign_and_damaged_files_are_refused(tmp_path: Path) -> None:
     onnx = pytest.importorskip("onnx", reason="the extra 'export'")
     (tmp_path / "broken.onnx").write_bytes(b"\x08\x08" * 50)
@@ -252,5 +280,5 @@ def test_a_missing_package_is_named_with_its_extra(tmp_path: Path, monkeypatch: 
     for form, package, extra in (("onnx", "onnx", "export"), ("openvino", "openvino", "openvino")):
         monkeypatch.setitem(sys.modules, package, None)  # type: ignore[arg-type]  # what makes an import fail
         with pytest.raises(ConfigError, match=rf"package {package}: pip install 'ifpn\[{extra}\]'"):
-            predictor.export(tmp_path / "model.file", form=form)
+            predictor.export(tmp_path / "model.onnx", form=form)
         assert not list(tmp_path.iterdir())

@@ -77,3 +77,15 @@ def test_recomputing_a_part_of_g_is_right_or_refused(solver: Any, reentrant: boo
             gradient()
     else:
         torch.testing.assert_close(gradient(), expected)
+
+
+@pytest.mark.parametrize("add_input", [False, True])
+@pytest.mark.parametrize("batch", [1, 2])
+def test_levels_can_be_changed_in_place(batch: int, add_input: bool) -> None:
+    """As a head that begins with ReLU(inplace=True) does; a view of the state would refuse, or change the others."""
+    neck = ImplicitFPN([6, 8], 8, add_input=add_input)
+    for training in (True, False):
+        levels = list(neck.train(training)(features(*(1.0, 2.0)[:batch])).values())
+        others = [level.detach().clone() for level in levels[1:]]
+        torch.relu_(levels[0]).sum().backward()
+        assert all(torch.equal(a, b) for a, b in zip(levels[1:], others, strict=True))

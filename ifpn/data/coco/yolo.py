@@ -31,7 +31,8 @@ def stream_yolo(path: Path, split: str) -> Iterator[tuple[str, object]]:
     """Yield the entries of one split as `stream_coco` does: ids by place, categories by YOLO's class numbers.
 
     A line is `class cx cy w h` or `class x1 y1 x2 y2 x3 y3 …` (a polygon, whose box is taken) in shares of the
-    picture's sides; a sixth number after a box (a score) is passed over. An image without a text file has no objects.
+    picture's sides; a sixth number after a box (a score) is passed over, and so are key points (`kpt_shape` in
+    data.yaml). An image without a text file has no objects.
 
     Raises:
         DataError: the file is not a data.yaml, or names no folder of this split that is there.
@@ -44,6 +45,7 @@ def stream_yolo(path: Path, split: str) -> Iterator[tuple[str, object]]:
         yield "categories", {"id": number, "name": str(name)}
     yield "images", None
     yield "annotations", None
+    points = _key_points(path, content)
     annotation = 0
     for number, image in enumerate(_images(path, content, split), start=1):
         entry: dict[str, Any] = {"id": number, "file_name": image.relative_to(path.parent).as_posix()}
@@ -52,7 +54,7 @@ def stream_yolo(path: Path, split: str) -> Iterator[tuple[str, object]]:
         yield "images", entry
         for line, text in enumerate(_lines(_label_file(image)), start=1):
             annotation += 1
-            label, box = _object(text, entry.get("width", 1), entry.get("height", 1))
+            label, box = _object(text, entry.get("width", 1), entry.get("height", 1), points)
             bbox = box if box is not None else f"line {line} of {_label_file(image).name}: {text:.60}"
             yield "annotations", {"id": annotation, "image_id": number, "category_id": label, "bbox": bbox}
 
@@ -111,18 +113,29 @@ def _lines(path: Path) -> list[str]:
     return [line.strip() for line in text.splitlines() if line.strip()]
 
 
-def _object(text: str, width: int, height: int) -> tuple[object, list[float] | None]:
-    """Class number and box in pixels of one line; no box where the line is not one."""
+def _key_points(path: Path, content: dict[str, Any]) -> int:
+    """How many numbers follow the box of a pose; 0 for a set without key points."""
+    shape = content.get("kpt_shape")
+    if shape is None:
+        return 0
+    whole = isinstance(shape, list) and len(shape) == 2 and all(isinstance(n, int) and n > 0 for n in shape)
+    if not whole:
+        raise DataError(f"{path}: kpt_shape={shape}: must be two whole numbers, of key points and of numbers for each")
+    return int(shape[0]) * int(shape[1])
+
+
+def _object(text: str, width: int, height: int, points: int) -> tuple[object, list[float] | None]:
+    """Class number and box in pixels of one line, `points` numbers behind it; no box where the line is not one."""
     first, *rest = text.split()
     label = first if as_whole(first) is None else as_whole(first)
     try:
         values = [float(value) for value in rest]
     except ValueError:
         return label, None
-    if len(values) in (4, 5):
+    if len(values) in ((4 + points, 5 + points) if points else (4, 5)):
         x, y, w, h = values[:4]
         left, top = x - w / 2, y - h / 2
-    elif len(values) >= 6 and len(values) % 2 == 0:
+    elif not points and len(values) >= 6 and len(values) % 2 == 0:
         left, top = min(values[::2]), min(values[1::2])
         w, h = max(values[::2]) - left, max(values[1::2]) - top
     else:
