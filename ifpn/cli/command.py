@@ -125,8 +125,8 @@ def checked(cfg: DictConfig, overrides: list[str]) -> DictConfig:
     from ifpn.config.checks import check_config
     from ifpn.config.extras import check_extras
 
-    # In a sweep every job has its own folder, which only Hydra knows.
-    if "run_dir" in cfg:
+    # In a sweep every job has its own folder, which only Hydra knows. Where Hydra is to make none, the command does.
+    if "run_dir" in cfg and OmegaConf.to_container(HydraConfig.get().run, resolve=False) != {"dir": "."}:
         cfg.run_dir = HydraConfig.get().runtime.output_dir
     check_interpolations(OmegaConf.to_container(cfg, resolve=False))
     container = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=False)

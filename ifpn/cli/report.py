@@ -45,7 +45,7 @@ def report(cfg: DictConfig) -> list[Contrast]:
             truth = truths.of(pair) if metric == "AP" and cfg.resamples else None
             resampled = None if truth is None else partial(truths.resampled, truth, cfg.resamples)
             contrasts.append(contrast(name, *pair, metric, resampled))
-    out = Path(cfg.run_dir)
+    out = Path(cfg.run_dir).expanduser()
     out.mkdir(parents=True, exist_ok=True)
     printed = write_report(rows, contrasts, left, out, console.width)
     draw_comparison(rows, contrasts, out / "differences.png")
