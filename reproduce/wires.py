@@ -170,22 +170,24 @@ def draw_wires(networks: Sequence[WireAccuracy], edges: Sequence[float], longest
     with figure(12.4, 5.4, path) as drawing:
         drawing.suptitle("Does reach decide?", x=0.012, ha="left", fontsize=15, fontweight="bold")
         left, right = drawing.subplots(1, 2)
-        for one, color in zip(networks, LINES, strict=False):
+        for i, one in enumerate(networks):
+            color, line = LINES[i % len(LINES)], ("o-", "s--")[i // len(LINES) % 2]
             middles = [(a + b) / 2 for a, b in itertools.pairwise(edges)]
             shares = [one.share(a, b) for a, b in itertools.pairwise(edges)]
             left.errorbar(
-                middles, [s[0] for s in shares], [s[1] for s in shares], fmt="o-", color=color, label=one.name
+                middles, [s[0] for s in shares], [s[1] for s in shares], fmt=line, color=color, label=one.name
             )
             beyond = {int(how): one.share(longest, math.inf, how)[0] for how in one.right if how != "own"}
             if beyond:
-                right.plot(list(beyond), list(beyond.values()), "o-", color=color, label=one.name)
+                right.plot(list(beyond), list(beyond.values()), line, color=color, label=one.name)
         left.axvline(longest, color=FAINT, linestyle="--", label="longest in training")
         left.set(title="accuracy of a lamp's class", xlabel="wire, px")
         right.set(title="the same beyond the longest wire of training", xlabel="applications of G")
         right.set_xscale("log", base=2)
         for axes in (left, right):
             axes.axhline(0.5, color=FAINT, linestyle=":")
-        drawing.legend(*left.get_legend_handles_labels(), loc="outside lower center", ncols=4)  # covers no data
+        columns = 3 if max(len(one.name) for one in networks) > 40 else 4
+        drawing.legend(*left.get_legend_handles_labels(), loc="outside lower center", ncols=columns)  # covers no data
 
 
 def longest_in_training(predictor: Predictor) -> float:
