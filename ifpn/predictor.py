@@ -293,7 +293,7 @@ def load(
     if not on_hub(path):
         path = Path(path).expanduser()
         if path.suffix == ".onnx":
-            if torch.device(pick_device(device)).type != "cpu" and device != "auto":
+            if device != "auto" and pick_device(device).type != "cpu":
                 raise ConfigError(
                     f"device={device}: must be cpu (or auto) for an .onnx file, which runs in onnxruntime."
                 )

@@ -9,7 +9,7 @@ from omegaconf import DictConfig
 from rich.console import Console
 
 from ifpn.errors import ConfigError
-from ifpn.export import SUFFIXES
+from ifpn.export import SUFFIXES, check_whole
 from ifpn.predictor import load
 from ifpn.runs.hub import Address, on_hub
 
@@ -25,10 +25,7 @@ def export(cfg: DictConfig) -> Path:
         raise ConfigError(f"format={cfg.format}: must be one of {', '.join(SUFFIXES)}.")
     limits = {"batch": 64, "size": 4096, "test_evals": 100, "height": 4096, "width": 4096}
     for name, high in limits.items():
-        value = cfg[name]
-        optional = value is None and name != "batch"
-        if not optional and (isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= high):
-            raise ConfigError(f"{name}={value}: must be a whole number from 1 to {high}.")
+        check_whole(name, cfg[name], high, optional=name != "batch")
     if not isinstance(cfg.dynamic, bool):
         raise ConfigError(f"dynamic={cfg.dynamic}: must be true or false.")
     predictor = load(cfg.ckpt, "cpu", size=cfg.size)

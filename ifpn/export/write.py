@@ -62,7 +62,7 @@ def export(
     """
     check_exportable(detector, form, dynamic)
     for name, value, most in (("height", height, 4096), ("width", width, 4096), ("batch", batch, 64)):
-        _check_whole(name, value, most)
+        check_whole(name, value, most, optional=False)
     if form == "onnx" and path.suffix != ".onnx":
         raise ConfigError(f"{path}: a file of format=onnx must end in .onnx, by which ifpn.load knows it again.")
     graph = ExportedDetector(detector, evals)
@@ -129,7 +129,7 @@ def applications(detector: nn.Module, asked: int | None) -> int:
     Raises:
         ConfigError: a number for a neck that solves nothing, or that has its own.
     """
-    _check_whole("test_evals", asked, 100)
+    check_whole("test_evals", asked, 100)
     neck = next((m for m in detector.modules() if isinstance(m, EquilibriumNeck)), None)
     if neck is None:
         if asked is not None:
@@ -144,8 +144,15 @@ def applications(detector: nn.Module, asked: int | None) -> int:
     return (1 if neck.one_is_enough else 2) if asked is None else asked
 
 
-def _check_whole(name: str, value: object, most: int) -> None:
-    if value is not None and (isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= most):
+def check_whole(name: str, value: object, most: int, *, optional: bool = True) -> None:
+    """Refuse what is no whole number from 1 to `most`; None passes where it is `optional`.
+
+    Raises:
+        ConfigError: it is none.
+    """
+    if not (value is None and optional) and (
+        isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= most
+    ):
         raise ConfigError(f"{name}={value}: must be a whole number from 1 to {most}.")
 
 
